@@ -1,0 +1,117 @@
+"""Options that mean the same in every command, and the loading that follows from them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ctxembed.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from ctxembed.corpus import Corpus, ReadOptions
+    from ctxembed.embedder import Embedder
+    from ctxembed.static import StaticVectors
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ON_LONG = click.Choice(["window", "truncate", "error"])
+
+
+def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Combine option decorators into one; they show in help in the order given."""
+
+    def decorate(command: F) -> F:
+        return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+    return decorate
+
+
+inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+model_option = click.option(
+    "-m", "--model", envvar="CTXEMBED_MODEL", metavar="FOLDER", help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]"
+)
+seed_option = click.option("--seed", type=int, default=1, show_default=True, help="Decides everything that chance decides.")
+resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+
+
+def runtime_options(command: F) -> F:
+    """Add --device, --dtype and --threads; the number of threads is set before the command runs."""
+
+    @functools.wraps(command)
+    def run(*args: Any, threads: int | None, **kwargs: Any) -> Any:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        return command(*args, **kwargs)
+
+    return stacked(
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
+        click.option("--threads", type=click.IntRange(min=1), help="Processor threads; all cores by default."),
+    )(run)  # type: ignore[return-value]
+
+
+def reading_options(command: F) -> F:
+    """Add the options of corpus reading; the command receives them as one ``reading: ReadOptions``."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from ctxembed.corpus import ReadOptions
+
+        names = ("text_column", "id_column", "metadata_columns", "document", "encoding_errors", "split_sentences", "stdin_format")
+        values = {name: kwargs.pop(name) for name in names}
+        columns = values["metadata_columns"]
+        values["metadata_columns"] = tuple(columns.split(",")) if columns else None
+        return command(*args, reading=ReadOptions(**values), **kwargs)
+
+    return stacked(
+        click.option("--text-column", default="text", show_default=True, help="Column or key that holds the text."),
+        click.option("--id-column", help='Column or key of the ids; by default "id", else FILE:LINE.'),
+        click.option("--metadata-columns", metavar="A,B", help="Columns to keep; all others by default."),
+        click.option("--document", type=click.Choice(["line", "paragraph"]), default="line", show_default=True, help="What one document of a txt file is."),
+        click.option("--split-sentences", is_flag=True, help="Make each sentence a document of its own."),
+        click.option("--encoding-errors", type=click.Choice(["strict", "replace"]), default="strict", show_default=True, help="What to do with bytes that are not UTF-8."),
+        click.option("--stdin-format", type=click.Choice(["txt", "jsonl"]), default="txt", show_default=True, help="Format of the input -."),
+    )(run)  # type: ignore[return-value]
+
+
+def open_corpus(inputs: Sequence[str], reading: ReadOptions) -> Corpus:
+    """Open the inputs of a command as a restartable stream."""
+    from ctxembed.corpus import Corpus
+
+    return Corpus(list(inputs), options=reading)
+
+
+def load_embedder(model: str | None, *, device: str = "auto", **settings: Any) -> Embedder:
+    """Load the encoder that --model names, or the one that ships."""
+    from ctxembed.embedder import Embedder
+
+    return Embedder.load(model, device=device, **settings)
+
+
+def load_static(path: str | None) -> StaticVectors:
+    """Load the static vectors that --static names, or those that ship."""
+    from ctxembed.static import StaticVectors
+
+    if path is not None:
+        return StaticVectors.load(path)
+    from ctxembed.runtime import default_model
+
+    return StaticVectors.load(default_model("static"))
+
+
+def load_any(path: str | None, *, device: str = "auto") -> Embedder | StaticVectors:
+    """Load an encoder or static vectors, whichever the folder holds."""
+    if path is not None and (Path(path) / "words.txt").exists():
+        return load_static(path)
+    return load_embedder(path, device=device)
+
+
+def refuse_static(path: str) -> ArtifactError:
+    """Return the error for static vectors where only an encoder will do."""
+    return ArtifactError(f"{path} holds static vectors, this command needs an encoder: choose another model")

@@ -1,0 +1,201 @@
+"""`ctxembed train`: objectives that make a model, one command each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxembed.config import PRESETS
+
+from .options import inputs_argument, open_corpus, reading_options, resume_option, runtime_options, seed_option, stacked
+from .output import say
+
+if TYPE_CHECKING:
+    from ctxembed.config import TrainingConfig
+    from ctxembed.corpus import ReadOptions
+
+output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the model goes.")
+
+loop_options = stacked(
+    click.option("--max-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Optimiser steps."),
+    click.option("--batch-tokens", type=int, default=8192, show_default=True, help="Tokens of one step."),
+    click.option("--accumulation", type=int, default=1, show_default=True, help="Micro-batches of one step."),
+    click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak, after warm-up."),
+    click.option("--max-length", type=int, default=128, show_default=True, help="Most tokens of a row in training."),
+    click.option("--save-every", type=int, default=200, show_default=True, help="Steps between checkpoints."),
+    click.option("--eval-every", type=int, default=500, show_default=True, help="Steps between evaluations on held-out rows."),
+)
+
+
+@click.group()
+def train() -> None:
+    """Train an encoder or static vectors on your own text."""
+
+
+@train.command()
+@inputs_argument
+@output_option
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the encoder.")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML with [encoder], [tokenizer], [masking] settings; wins over --preset.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="A trained tokenizer; by default one is trained on the corpus.")
+@click.option("--vocab-size", type=int, default=16_000, show_default=True, help="Of the tokenizer trained here.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
+@loop_options
+@reading_options
+@seed_option
+@resume_option
+@runtime_options
+def mlm(
+    inputs: tuple[str, ...],
+    output: Path,
+    preset: str,
+    config: Path | None,
+    tokenizer: Path | None,
+    vocab_size: int,
+    max_documents: int | None,
+    reading: ReadOptions,
+    seed: int,
+    resume: bool,
+    device: str,
+    **loop: Any,
+) -> None:
+    """Train an encoder from nothing by predicting masked words.
+
+    A killed run goes on with the same command and --resume.
+
+    \b
+    Example:
+      ctxembed train mlm corpus.txt -o model/ --preset tiny --max-steps 80 --seed 7
+      ctxembed train mlm books/*.txt.zst -o model/ --document paragraph --max-documents 500000
+    """
+    from ctxembed.config import TrainingConfig, from_mapping, read_toml
+    from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
+    from ctxembed.training.objectives import MaskingConfig
+    from ctxembed.training.recipes import Run, prepare_documents, train_mlm
+
+    settings = read_toml(config) if config else {}
+    given = SubwordTokenizer.load(tokenizer) if tokenizer else None
+    training = TrainingConfig(seed=seed, **loop)
+    corpus = open_corpus(inputs, reading)
+    documents = prepare_documents(corpus, most=max_documents, seed=seed)
+    say(corpus.counts.summary()) if max_documents else None
+    with training_line(training) as report:
+        train_mlm(
+            documents,
+            run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report, notes={"inputs": input_names(inputs)}),
+            shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings.get("encoder", {})},
+            tokenizer=given or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings.get("tokenizer", {})}),
+            masking=from_mapping(MaskingConfig, settings.get("masking", {})),
+        )
+    say(f"the model is in {output}: try  ctxembed compare -m {output} \"the [bank] of the river\" \"the [bank] lent money\"")
+
+
+@train.command()
+@click.option("--sentences", multiple=True, type=click.Path(path_type=Path), help="Folder of a teacher's sentence vectors (ctxembed embed); may be repeated.")
+@click.option("--words", multiple=True, type=click.Path(path_type=Path), help="Folder of a teacher's word vectors (ctxembed embed --unit word); may be repeated.")
+@click.option("--init", required=True, type=click.Path(path_type=Path), help="The model to start from (train mlm).")
+@output_option
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML with [distillation] and [masking] settings.")
+@loop_options
+@seed_option
+@resume_option
+@runtime_options
+def distill(
+    sentences: tuple[Path, ...],
+    words: tuple[Path, ...],
+    init: Path,
+    output: Path,
+    config: Path | None,
+    seed: int,
+    resume: bool,
+    device: str,
+    **loop: Any,
+) -> None:
+    """Train a model further to follow a teacher's sentence and word vectors.
+
+    \b
+    Example:
+      ctxembed embed corpus.txt -m teacher/ -o sentences/
+      ctxembed embed corpus.txt -m teacher/ -o words/ --unit word --layer 5
+      ctxembed train distill --init mlm/ --sentences sentences/ --words words/ -o model/
+    """
+    from ctxembed.config import TrainingConfig, from_mapping, read_toml
+    from ctxembed.errors import InvalidInputError
+    from ctxembed.model.checkpoint import load_checkpoint
+    from ctxembed.training.objectives import DistillationConfig, MaskingConfig
+    from ctxembed.training.recipes import Run
+    from ctxembed.training.recipes import distill as run_distillation
+    from ctxembed.training.targets import VectorTargets
+    from ctxembed.vectors import VectorFolder
+
+    if not sentences and not words:
+        raise InvalidInputError("no teacher is named: give --sentences FOLDER, --words FOLDER, or both")
+    settings = read_toml(config) if config else {}
+    training = TrainingConfig(seed=seed, **loop)
+    initial = load_checkpoint(init)
+    targets = VectorTargets(
+        initial.tokenizer,
+        sentences=[VectorFolder.open(path) for path in sentences],
+        words=[VectorFolder.open(path) for path in words],
+        max_length=training.max_length,
+    )
+    say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
+    with training_line(training) as report:
+        run_distillation(
+            targets,
+            run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report),
+            initial=initial,
+            config=from_mapping(DistillationConfig, settings.get("distillation", {})),
+            masking=from_mapping(MaskingConfig, settings.get("masking", {})),
+        )
+    say(f"the model is in {output}")
+
+
+def chosen_device(name: str) -> Any:
+    """Return the device to train on, None for the CPU."""
+    from ctxembed.model.device import choose_device
+
+    device = choose_device(name)
+    return None if device.type == "cpu" else device
+
+
+def input_names(inputs: tuple[str, ...]) -> list[str]:
+    """Return the inputs as training.json keeps them: file names, no paths."""
+    return [Path(name).name for name in inputs]
+
+
+class training_line:  # noqa: N801 - used like a function in a with statement
+    """A line on stderr that shows loss, tokens a second and the time left; every 20 s when stderr is no terminal."""
+
+    def __init__(self, training: TrainingConfig) -> None:
+        self.total = training.max_steps
+        self.shown = time.monotonic()
+
+    def __enter__(self) -> Callable[[Mapping[str, float]], None]:
+        import sys
+
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=self.total, unit="step", disable=None, file=sys.stderr)
+        return self.report
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Show the figures of one step."""
+        step = int(metrics["step"])
+        text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+        if not self.bar.disable:
+            if step - self.bar.n > 1:
+                self.bar.reset(total=self.total)
+                self.bar.initial = step - 1
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif time.monotonic() - self.shown > 20 or step == self.total:
+            self.shown = time.monotonic()
+            say(f"step {step}/{self.total}: {text}")

@@ -1,0 +1,1 @@
+"""The project's own subject, on arrays: uses of words compared across contexts."""

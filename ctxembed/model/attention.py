@@ -1,0 +1,132 @@
+"""Scaled dot-product and multi-head attention, written out, with a fused path that computes the same.
+
+Letters: B batch, T query tokens, S key tokens, D hidden width, H heads, K head width.
+Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctxembed.errors import InvalidInputError
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Compute softmax(Q Kᵀ / √K) V (equation 1) and return the weights beside the result.
+
+    The scores of independent unit-variance vectors have variance K, which would drive the softmax
+    into its flat ends where gradients vanish; dividing by √K keeps the variance at one.
+
+    Args:
+        query: (..., T, K).
+        key: (..., S, K).
+        value: (..., S, K).
+        mask: Boolean, broadcastable to (..., T, S), true where a query may look. A query that may
+            look nowhere gives NaN: callers always leave at least one key.
+        dropout: Probability that a weight is dropped.
+
+    Returns:
+        The mixture of values (..., T, K), and the weights (..., T, S), each row summing to one.
+
+    The worked example, THE=[1 0 1 0], CAT=[0 1 0 1], SAT=[1 1 1 1] with all projections the identity:
+
+    >>> words = torch.tensor([[1., 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1]])
+    >>> (words @ words.T).tolist()
+    [[2.0, 0.0, 2.0], [0.0, 2.0, 2.0], [2.0, 2.0, 4.0]]
+    >>> mixed, weights = scaled_dot_product_attention(words, words, words)
+    >>> [[round(w, 3) for w in row] for row in weights.tolist()]
+    [[0.422, 0.155, 0.422], [0.155, 0.422, 0.422], [0.212, 0.212, 0.576]]
+    """
+    scores = query @ key.transpose(-2, -1) * (1.0 / math.sqrt(query.size(-1)))  # (..., T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(dim=-1)
+    if dropout > 0.0:
+        weights = functional.dropout(weights, dropout)
+    return weights @ value, weights
+
+
+def padding_mask(lengths: Tensor, width: int) -> Tensor:
+    """Return the boolean mask (B, 1, 1, T) that lets every query look at the first ``lengths[b]`` keys only.
+
+    >>> padding_mask(torch.tensor([1, 3]), 3)[:, 0, 0].tolist()
+    [[True, False, False], [True, True, True]]
+    """
+    return (torch.arange(width, device=lengths.device) < lengths[:, None])[:, None, None, :]
+
+
+def rotary_angles(length: int, width: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (T, K/2) of the rotary positions of Su et al. 2021, base 10,000."""
+    frequencies = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)  # (K/2)
+    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies  # (T, K/2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(vectors: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (i, i + K/2) of each vector (..., T, K) by the angle of its position; lengths are kept."""
+    cosine, sine = (part.to(vectors.dtype) for part in angles)
+    first, second = vectors.chunk(2, dim=-1)  # (..., T, K/2) each
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side over learned projections W_Q, W_K, W_V, joined by W_O (section 3.2.2)."""
+
+    def __init__(self, hidden_size: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise InvalidInputError(f"hidden_size = {hidden_size} is not a multiple of num_heads = {num_heads}: change one")
+        self.num_heads = num_heads
+        self.head_width = hidden_size // num_heads
+        self.dropout = dropout
+        self.fused: bool | None = None  # None: fused on accelerators, written out on CPUs, where that is faster
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        *,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        angles: tuple[Tensor, Tensor] | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let every token gather from the tokens it may see.
+
+        Args:
+            hidden: (B, T, D), the tokens that ask.
+            context: (B, S, D), the tokens that answer; None for self-attention.
+            mask: Boolean, broadcastable to (B, H, T, S), true where a query may look.
+            angles: Rotary positions, applied to queries and keys.
+            need_weights: Return the weights too, by the written-out path.
+
+        Returns:
+            (B, T, D), and the weights (B, H, T, S) or None.
+        """
+        source = hidden if context is None else context
+        query = self._split(self.query(hidden))  # (B, H, T, K)
+        key = self._split(self.key(source))  # (B, H, S, K)
+        value = self._split(self.value(source))  # (B, H, S, K)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        dropout = self.dropout if self.training else 0.0
+        fused = hidden.device.type != "cpu" if self.fused is None else self.fused
+        weights = None
+        if fused and not need_weights:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        else:
+            mixed, weights = scaled_dot_product_attention(query, key, value, mask=mask, dropout=dropout)
+        joined = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
+        return self.output(joined), weights if need_weights else None
+
+    def _split(self, vectors: Tensor) -> Tensor:
+        return vectors.unflatten(-1, (self.num_heads, self.head_width)).transpose(1, 2)  # (B, H, T, K)

@@ -1,0 +1,158 @@
+"""The Transformer encoder: a stack of self-attention and feed-forward layers, and the masked-word head.
+
+Letters: B batch, T tokens, D hidden width, H heads, V vocabulary, M masked positions.
+Source: Vaswani et al. 2017, section 3.1; Devlin et al. 2019 for the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctxembed.config import EncoderConfig
+from ctxembed.errors import InvalidInputError
+from ctxembed.model.attention import MultiHeadAttention, padding_mask, rotary_angles
+from ctxembed.model.embeddings import TokenEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """What the encoder computed: each layer's token vectors and, if asked for, attention weights."""
+
+    hidden_states: tuple[Tensor, ...]
+    """(B, T, D) each: the embedding layer first, then every encoder layer."""
+    attentions: tuple[Tensor, ...]
+    """(B, H, T, T) each, or empty."""
+
+    @property
+    def last(self) -> Tensor:
+        """Token vectors of the last layer, (B, T, D)."""
+        return self.hidden_states[-1]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a non-linearity, applied to each token alone (equation 2; gated: Shazeer 2020)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.kind = config.feed_forward
+        gates = 1 if self.kind == "gelu" else 2
+        self.inner = nn.Linear(config.hidden_size, gates * config.intermediate_size)
+        self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        inner = self.inner(hidden)  # (B, T, intermediate), twice that when gated
+        if self.kind == "gelu":
+            return self.outer(functional.gelu(inner))
+        gate, value = inner.chunk(2, dim=-1)
+        activate = functional.gelu if self.kind == "geglu" else functional.silu
+        return self.outer(activate(gate) * value)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward, each inside a residual sum with layer normalisation."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm == "pre"
+        self.attention = MultiHeadAttention(config.hidden_size, config.num_heads, dropout=config.dropout)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        *,
+        mask: Tensor | None = None,
+        angles: tuple[Tensor, Tensor] | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map (B, T, D) to (B, T, D), with the weights (B, H, T, T) if asked for."""
+        normed = self.attention_norm(hidden) if self.norm_first else hidden
+        mixed, weights = self.attention(normed, mask=mask, angles=angles, need_weights=need_weights)
+        hidden = hidden + self.dropout(mixed)
+        if self.norm_first:
+            return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden))), weights
+        hidden = self.attention_norm(hidden)
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden))), weights
+
+
+class TransformerEncoder(nn.Module):
+    """Token ids in, contextual token vectors out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm == "pre" else None
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        need_weights: bool = False,
+        num_layers: int | None = None,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            token_ids: int64 (B, T), T at least 1 and at most ``max_length``.
+            lengths: (B,) real tokens of each row, at least 1; the rest is padding. None when no row is padded.
+            need_weights: Return the attention weights too.
+            num_layers: Stop after so many layers (their outputs are final: no later layer is run).
+
+        Raises:
+            InvalidInputError: If the rows are longer than ``max_length``.
+        """
+        if token_ids.size(1) > self.config.max_length:
+            raise InvalidInputError(
+                f"rows of {token_ids.size(1)} tokens, the limit is max_length = {self.config.max_length}: window them"
+            )
+        mask = None if lengths is None else padding_mask(lengths, token_ids.size(1))  # (B, 1, 1, T)
+        angles = None
+        if self.config.positions == "rotary":
+            width = self.config.hidden_size // self.config.num_heads
+            angles = rotary_angles(token_ids.size(1), width, device=token_ids.device)
+        hidden = self.embedding(token_ids)  # (B, T, D)
+        states, attentions = [hidden], []
+        for layer in self.layers[:num_layers]:
+            hidden, weights = layer(hidden, mask=mask, angles=angles, need_weights=need_weights)
+            states.append(hidden)
+            if weights is not None:
+                attentions.append(weights)
+        if self.final_norm is not None and len(states) == len(self.layers) + 1:
+            states[-1] = self.final_norm(states[-1])
+        return EncoderOutput(tuple(states), tuple(attentions))
+
+
+class MaskedWordHead(nn.Module):
+    """Scores for every vocabulary entry at a position; the last matrix is the embedding table itself (tied)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.apply(_initialise)
+
+    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """Map vectors (M, D) and the embedding table (V, D) to logits (M, V)."""
+        hidden = self.norm(functional.gelu(self.dense(hidden)))
+        return functional.linear(hidden, table, self.bias)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw weights as BERT does: normal with standard deviation 0.02, biases zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

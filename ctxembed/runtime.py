@@ -1,0 +1,168 @@
+"""What every part needs from its surroundings: progress, optional libraries, atomic writes, environment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ctxembed._version import __version__
+from ctxembed.errors import MissingInputError, MissingLibraryError
+
+T = TypeVar("T")
+
+RECORDED_LIBRARIES = ("torch", "tokenizers", "faiss-cpu", "numpy", "gensim", "scipy", "transformers")
+
+
+def require(library: str, extra: str) -> ModuleType:
+    """Import an optional library.
+
+    Raises:
+        MissingLibraryError: With the pip line that installs it.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingLibraryError(f"{library} is not installed: pip install 'ctxembed[{extra}]'") from error
+
+
+def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "row") -> Iterable[T]:
+    """Show a bar with rate and time left on stderr; silent when stderr is no terminal or the work is short."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=label, unit=unit, disable=None, delay=2.0, file=sys.stderr)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_text(*parts: str) -> str:
+    """Return the hex sha256 over several strings, each with its length, so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it is flushed to disk and renamed over it when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``path`` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        if path.exists():
+            previous = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(previous)
+            staging.replace(path)
+            shutil.rmtree(previous)
+        else:
+            staging.replace(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented UTF-8 JSON, atomically; equal values give equal bytes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n", encoding="utf-8")
+
+
+def existing(path: str | Path) -> Path:
+    """Return the path if something is there.
+
+    Raises:
+        MissingInputError: If nothing is.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist: check the spelling, or where you are ({Path.cwd()})")
+    return path
+
+
+def data_directory() -> Path:
+    """Return the folder that ships with the package: sample corpora, benchmarks and models.
+
+    Raises:
+        MissingInputError: If the package was installed without it.
+    """
+    spec = importlib.util.find_spec("ctxembed_data")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingInputError("the package ctxembed_data is not installed: reinstall ctxembed from its wheel")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def cache_directory() -> Path:
+    """Return the folder for what can be computed again; the variable CTXEMBED_CACHE moves it."""
+    if override := os.environ.get("CTXEMBED_CACHE"):
+        return Path(override)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ctxembed"))
+
+
+def environment() -> dict[str, Any]:
+    """Describe versions and machine kind for result files: no host name, no path, no time."""
+    versions = {"ctxembed": __version__, "python": platform.python_version()}
+    for library in RECORDED_LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return {
+        "versions": versions,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def default_model(kind: str) -> Path:
+    """Return the folder of a model that ships: ``encoder`` or ``static``.
+
+    Raises:
+        MissingInputError: If this installation has none.
+    """
+    path = data_directory() / "models" / kind
+    if not path.is_dir():
+        raise MissingInputError(f"this installation ships no {kind} model: train one, and name it with -m")
+    return path

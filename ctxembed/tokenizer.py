@@ -1,0 +1,305 @@
+"""Subword tokenizers: trained on a stream, loaded from one file, exact about where each piece stands in the text.
+
+The training itself is Hugging Face ``tokenizers``. Its WordPiece trainer learns BPE merges and only
+writes them as WordPiece; the name here follows the library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.config import check
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.runtime import atomic_path, existing, sha256_text
+from ctxembed.text import word_spans
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FILE_NAME = "tokenizer.json"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
+
+Offsets = NDArray[np.int32]
+TokenIds = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How a tokenizer is trained."""
+
+    kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    """WordPiece and Unigram know unknown characters; BPE works on bytes and knows none."""
+    vocab_size: int = 16_000
+    """Pieces to learn, special tokens included; fewer when the corpus has no more."""
+    lowercase: bool = True
+    """Read "Bank" as "bank"."""
+    strip_accents: bool = False
+    """Read "café" as "cafe"."""
+    unicode_form: Literal["nfc", "nfkc", "none"] = "nfc"
+    """Unicode normalisation before anything else; nfkc also folds ligatures, full-width forms and the like."""
+    min_frequency: int = 2
+    """A piece must occur so often in the sample."""
+
+    def __post_init__(self) -> None:
+        lowest = 256 + len(SPECIAL_TOKENS) if self.kind == "bpe" else len(SPECIAL_TOKENS) + 1
+        check(self.vocab_size >= lowest, f"vocab_size = {self.vocab_size}: a {self.kind} tokenizer needs at least {lowest}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token ids of several texts, without special tokens, and where each token stands."""
+
+    ids: list[TokenIds]
+    """int32 (T,) for each text."""
+    offsets: list[Offsets]
+    """int32 (T, 2) for each text: first character and one past the last."""
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """How a tokenizer serves a corpus."""
+
+    vocab_size: int
+    documents: int
+    words: int
+    tokens: int
+    fertility: float
+    """Tokens a word, 1 at best; 0 for a corpus without words."""
+    whole_words: float
+    """Share of words that are one token, in [0, 1]."""
+    unknown_tokens: float
+    """Share of tokens that are unknown, in [0, 1]."""
+    vocabulary_used: float
+    """Share of the vocabulary that occurs, in [0, 1]."""
+    longest_pieces: tuple[str, ...]
+    """The twenty longest pieces that occur, longest first."""
+
+
+class SubwordTokenizer:
+    """Text to token ids and back, with exact offsets into the text as it was given."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self._json = str(tokenizer.to_str())
+        before = json.dumps(json.loads(self._json)["pre_tokenizer"])
+        self._tokens_hold_spaces = "ByteLevel" in before or "Metaspace" in before
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (self._special(t) for t in SPECIAL_TOKENS)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, config: TokenizerConfig) -> SubwordTokenizer:
+        """Learn a vocabulary; one pass over the texts.
+
+        Memory grows with the distinct words of the texts, so sample a large corpus first.
+
+        Raises:
+            InvalidInputError: If the texts hold no word at all.
+        """
+        from tokenizers import Tokenizer, models
+
+        model = {
+            "wordpiece": lambda: models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64),  # noqa: S106
+            "bpe": lambda: models.BPE(),
+            "unigram": lambda: models.Unigram(),
+        }[config.kind]()
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = _normalizer(config)
+        tokenizer.pre_tokenizer = _pre_tokenizer(config.kind)
+        seen = [0]
+        tokenizer.train_from_iterator(_counted(texts, seen), trainer=_trainer(config))
+        if not seen[0]:
+            raise InvalidInputError("the corpus holds no word to train a tokenizer on: check the input and its text column")
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SubwordTokenizer:
+        """Load a ``tokenizer.json``, or the one in a folder.
+
+        Raises:
+            MissingInputError: If nothing is there.
+            ArtifactError: If the file is no tokenizer.
+        """
+        from tokenizers import Tokenizer
+
+        path = existing(path)
+        file = existing(path / FILE_NAME) if path.is_dir() else path
+        try:
+            return cls(Tokenizer.from_file(str(file)))
+        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for any damage
+            raise ArtifactError(f"{file} is not a tokenizer that can be read ({error}): train it again or copy it anew") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json`` into a folder, atomically."""
+        with atomic_path(Path(folder) / FILE_NAME) as temporary:
+            temporary.write_text(self._json, encoding="utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over everything that decides which tokens a text has."""
+        return sha256_text(self._json)
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode_ids(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Return the token ids (T,) of each text, without special tokens; an empty text gives none."""
+        encodings = self._tokenizer.encode_batch_fast(_encodable(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def encode_batch(self, texts: Sequence[str]) -> TokenBatch:
+        """Return ids and character offsets of each text, without special tokens."""
+        encodings = self._tokenizer.encode_batch(_encodable(texts), add_special_tokens=False)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        offsets = [np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) for encoding in encodings]
+        if self._tokens_hold_spaces:
+            offsets = [_trim(text, pairs) for text, pairs in zip(texts, offsets, strict=True)]
+        return TokenBatch(ids, offsets)
+
+    def token(self, token_id: int) -> str:
+        """Return a token as the vocabulary writes it."""
+        return str(self._tokenizer.id_to_token(token_id))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return every token with its id."""
+        return dict(self._tokenizer.get_vocab())
+
+    def report(self, texts: Iterable[str]) -> TokenizerReport:
+        """Measure the tokenizer on texts, in one pass."""
+        used: Counter[int] = Counter()
+        documents = words = whole = 0
+        for batch in _batches(texts, 1024):
+            encoded = self.encode_batch(batch)
+            documents += len(batch)
+            for text, ids, offsets in zip(batch, encoded.ids, encoded.offsets, strict=True):
+                used.update(ids.tolist())
+                spans = word_spans(text)
+                first, last = token_ranges(offsets, [s.start for s in spans], [s.end for s in spans])
+                words += len(spans)
+                whole += int((last - first == 1).sum())
+        tokens = used.total()
+        pieces = sorted((self.token(i) for i in used), key=lambda piece: (-len(piece), piece))
+        return TokenizerReport(
+            vocab_size=len(self),
+            documents=documents,
+            words=words,
+            tokens=tokens,
+            fertility=tokens / words if words else 0.0,
+            whole_words=whole / words if words else 0.0,
+            unknown_tokens=used[self.unknown_id] / tokens if tokens else 0.0,
+            vocabulary_used=len(used) / len(self),
+            longest_pieces=tuple(pieces[:20]),
+        )
+
+    def _special(self, name: str) -> int:
+        for candidate in (name, _OTHER_NAMES[name]):
+            token_id = self._tokenizer.token_to_id(candidate)
+            if token_id is not None:
+                return int(token_id)
+        raise ArtifactError(f"the tokenizer has no {name} token (nor {_OTHER_NAMES[name]}): an encoder needs it")
+
+
+def token_ranges(
+    offsets: Offsets, starts: Sequence[int], ends: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the tokens that overlap stretches of characters.
+
+    Args:
+        offsets: int32 (T, 2), ascending.
+        starts: First character of each stretch, (N,).
+        ends: One past its last character, (N,).
+
+    Returns:
+        First token and one past the last, (N,) each; equal where no token overlaps.
+
+    >>> token_ranges(np.array([[0, 3], [4, 6], [6, 9]], dtype=np.int32), [4, 3], [9, 4])
+    (array([1, 1]), array([3, 1]))
+    """
+    first = np.searchsorted(offsets[:, 1], np.asarray(starts), side="right")
+    last = np.searchsorted(offsets[:, 0], np.asarray(ends), side="left")
+    return first.astype(np.int64), np.maximum(first, last).astype(np.int64)
+
+
+def _normalizer(config: TokenizerConfig) -> Any:
+    from tokenizers import normalizers
+
+    steps: list[Any] = []
+    if config.unicode_form != "none":
+        steps.append(normalizers.NFC() if config.unicode_form == "nfc" else normalizers.NFKC())
+    if config.lowercase:
+        steps.append(normalizers.Lowercase())
+    if config.strip_accents:
+        steps += [normalizers.NFD(), normalizers.StripAccents()]
+    return normalizers.Sequence(steps)
+
+
+def _pre_tokenizer(kind: str) -> Any:
+    from tokenizers import pre_tokenizers
+
+    if kind == "bpe":
+        return pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if kind == "unigram":
+        return pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    return pre_tokenizers.BertPreTokenizer()
+
+
+def _trainer(config: TokenizerConfig) -> Any:
+    from tokenizers import pre_tokenizers, trainers
+
+    special = list(SPECIAL_TOKENS)
+    if config.kind == "unigram":
+        return trainers.UnigramTrainer(
+            vocab_size=config.vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False  # noqa: S106
+        )
+    common = {
+        "vocab_size": config.vocab_size,
+        "special_tokens": special,
+        "min_frequency": config.min_frequency,
+        "show_progress": False,
+    }
+    if config.kind == "bpe":
+        return trainers.BpeTrainer(initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), **common)
+    return trainers.WordPieceTrainer(limit_alphabet=1000, **common)
+
+
+def _counted(texts: Iterable[str], seen: list[int]) -> Iterator[str]:
+    for text in texts:
+        seen[0] += bool(word_spans(text[:10_000]))
+        yield from _encodable([text])
+
+
+def _encodable(texts: Sequence[str]) -> list[str]:
+    """Replace lone surrogates, which no UTF-8 library accepts, one for one, so that offsets stay."""
+    return [
+        text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
+    ]
+
+
+def _trim(text: str, offsets: Offsets) -> Offsets:
+    """Move starts past white space, which byte-level and meta-space tokens include."""
+    for row in range(len(offsets)):
+        start, end = offsets[row]
+        while start < end and text[start].isspace():
+            start += 1
+        offsets[row, 0] = start
+    return offsets
+
+
+def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

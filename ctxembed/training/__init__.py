@@ -1,0 +1,1 @@
+"""What makes checkpoints: batches, objectives and the one training loop."""

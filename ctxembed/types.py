@@ -1,0 +1,107 @@
+"""The records that travel between the layers, and the two Protocols that every encoder offers.
+
+Letter legend used in all docstrings: B batch, T tokens, D hidden width, H heads, K head width,
+V vocabulary, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors: TypeAlias = NDArray[np.float32]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with its id and metadata: a line, a row of a table, a paragraph or a sentence."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters ``start`` to ``end`` (exclusive) of a text, with what stands there."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One word in one context: the word is ``text[start:end]``."""
+
+    text: str
+    start: int
+    end: int
+
+    @property
+    def word(self) -> str:
+        """The word as it is written in the text."""
+        return self.text[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; ``score`` is the cosine similarity in [-1, 1], higher is nearer."""
+
+    id: str
+    score: float
+    text: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Anything that turns texts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and messages."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """The width D of every vector."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 over everything that changes a vector."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, prompt: str | None = None) -> Vectors:
+        """Return float32 (N, D), L2-normalised, in the order given; an empty text is a zero row."""
+        ...
+
+
+@runtime_checkable
+class UsageEncoder(Protocol):
+    """Anything that turns words in their contexts into vectors."""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and messages."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """The width D of every vector."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 over everything that changes a vector."""
+        ...
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        """Return float32 (N, D), L2-normalised; a word that has no vector is a zero row."""
+        ...

@@ -1,0 +1,589 @@
+"""A folder of vectors: ``.npy`` parts that memory-map, the rows beside them, and a manifest.
+
+A part is two files, ``part-00000.npy`` and ``part-00000.parquet``; it exists from the moment the manifest names it.
+The manifest also keeps a running sha256 over the documents consumed so far, so that a run which was killed can
+continue behind its last part and can tell when its input is no longer the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.runtime import atomic_path, existing, sha256_file, sha256_text, write_json
+from ctxembed.types import Document, Scalar, TextEncoder, UsageEncoder, Vectors
+
+FORMAT = "ctxembed-vectors"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+StoredType: TypeAlias = Literal["float32", "float16"]
+
+_CHECKED_ROWS = 16384
+_PART_NAME = re.compile(r"part-\d{5,}")
+_PART_FILE = re.compile(r"part-\d{5,}\.(?:npy|parquet)")
+_TEMPORARY = re.compile(r"\.(?:part-\d{5,}\.(?:npy|parquet)|manifest\.json)\.\d+\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one vector stands for: a whole text, or the word or token at ``text[start:end]``."""
+
+    id: str
+    text: str
+    start: int | None = None
+    end: int | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def content_hash(self) -> str:
+        """Sixteen hex digits that change when the text or the span does."""
+        return sha256_text(self.text, str(self.start), str(self.end))[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One finished pair of files; ``stream_sha256`` runs over all documents up to the end of this part."""
+
+    name: str
+    rows: int
+    documents: int
+    vectors_sha256: str
+    rows_sha256: str
+    stream_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a vector folder holds and how it was computed."""
+
+    complete: bool
+    dimension: int
+    dtype: StoredType
+    settings: Mapping[str, Any]
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all parts."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def documents(self) -> int:
+        """Documents that the parts were computed from."""
+        return sum(part.documents for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as it stands on disk."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "complete": self.complete,
+            "dimension": self.dimension,
+            "dtype": self.dtype,
+            "rows": self.rows,
+            "documents": self.documents,
+            "settings": dict(self.settings),
+            "parts": [dataclasses.asdict(part) for part in self.parts],
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read a folder's manifest.
+
+        Raises:
+            ArtifactError: If it is damaged, of another format, or of a version unknown here.
+        """
+        path = folder / MANIFEST
+        record = read_manifest(path, expected=FORMAT, version=VERSION)
+        try:
+            parts = tuple(Part(**part) for part in record["parts"])
+            manifest = cls(parts=parts, **{key: record[key] for key in ("complete", "dimension", "dtype", "settings")})
+            sound = manifest.to_json() == record and all(_PART_NAME.fullmatch(part.name) for part in parts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path} is damaged ({error!r}): write the folder again") from error
+        if not sound:
+            raise ArtifactError(f"{path} is damaged (its entries contradict each other): write the folder again")
+        return manifest
+
+
+def read_manifest(path: Path, *, expected: str, version: int) -> dict[str, Any]:
+    """Read a JSON manifest and check its ``format`` and ``version``.
+
+    Raises:
+        MissingInputError: If there is none.
+        ArtifactError: If it is no JSON object, of another format, or of another version.
+    """
+    try:
+        record = json.loads(existing(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError alike
+        raise ArtifactError(f"{path} is damaged ({error}): write the folder again") from error
+    if not isinstance(record, dict) or record.get("format") != expected:
+        found = record.get("format") if isinstance(record, dict) else record
+        raise ArtifactError(f"{path} has format {found!r}, need {expected!r}: it belongs to something else")
+    if record.get("version") != version:
+        raise ArtifactError(
+            f"{path} has version {record.get('version')!r}, this ctxembed reads {version}: "
+            "use the ctxembed that wrote it, or write the folder again"
+        )
+    return record
+
+
+def encoder_settings(encoder: TextEncoder | UsageEncoder, *, unit: str, layer: int | None = None) -> dict[str, Scalar]:
+    """Return the settings under which an encoder's vectors are kept, so that no two models mix.
+
+    Args:
+        encoder: Whose vectors they are.
+        unit: What one row is: ``text``, ``word`` or ``token``.
+        layer: The layer the vectors come from; None is the encoder's own output.
+    """
+    return {"model": encoder.name, "fingerprint": encoder.fingerprint, "unit": unit, "layer": layer}
+
+
+def checked_vectors(vectors: NDArray[Any], *, dimension: int, first_row: int = 0, name: str = "the vectors") -> Vectors:
+    """Return vectors as contiguous float32, or say what is wrong with them.
+
+    Args:
+        vectors: Floats of any width, shape (N, D); N may be 0.
+        dimension: The D that is needed.
+        first_row: The number that the first row has in messages.
+        name: What messages call the array.
+
+    Returns:
+        float32 (N, D), C order, finite; the array itself where it already is all that.
+
+    Raises:
+        InvalidInputError: On another shape or width, on integers, on NaN or infinity.
+    """
+    if vectors.ndim != 2:
+        raise InvalidInputError(
+            f"{name} have shape {vectors.shape}, need (N, {dimension}): pass a single vector as vector[None, :]"
+        )
+    if vectors.shape[1] != dimension:
+        raise InvalidInputError(
+            f"{name} are {vectors.shape[1]} wide, need {dimension}: use the model that made the others"
+        )
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise InvalidInputError(f"{name} are {vectors.dtype}, need floats: convert them with .astype('float32')")
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused below
+        array = np.ascontiguousarray(vectors, dtype=np.float32)
+    for start in range(0, len(array), _CHECKED_ROWS):  # in pieces: the mask of a large array is itself large
+        finite = np.isfinite(array[start : start + _CHECKED_ROWS]).all(axis=1)
+        if not finite.all():
+            row = first_row + start + int(np.argmin(finite))
+            raise InvalidInputError(f"row {row} of {name} holds NaN, infinity or more than float32: repair or drop it")
+    return array
+
+
+class VectorWriter:
+    """Writes a vector folder part by part; what is finished survives a kill and is not computed twice."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        settings: Mapping[str, Any],
+        dimension: int,
+        part_rows: int = 65536,
+        resume: bool = False,
+        dtype: StoredType = "float32",
+    ) -> None:
+        """Begin a folder, or continue one that is there.
+
+        Args:
+            path: The folder; made if needed.
+            settings: What the vectors depend on (model, fingerprint, unit, layer ...), as JSON values.
+            dimension: The width D of every vector.
+            part_rows: A part is written once it has this many rows; an append is never split.
+            resume: Continue an unfinished folder; a finished one is left as it is.
+            dtype: How vectors are stored.
+
+        Raises:
+            InvalidInputError: If the folder holds something and ``resume`` is off, or holds something else.
+            ArtifactError: If it was begun with other settings, or a finished part is damaged.
+        """
+        if part_rows < 1 or dimension < 1:
+            raise InvalidInputError(f"part_rows is {part_rows} and dimension {dimension}: both must be at least 1")
+        self._path = Path(path)
+        self._part_rows = part_rows
+        plain = json.loads(json.dumps(dict(settings)))  # as it will compare after a trip through the file
+        wanted = Manifest(complete=False, dimension=dimension, dtype=dtype, settings=plain)
+        self._manifest = _begin(self._path, wanted, resume=resume)
+        self._stream = hashlib.sha256()
+        self._streamed = 0
+        self._blocks: list[NDArray[Any]] = []
+        self._tables: list[Any] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder is complete: nothing more can be appended."""
+        return self._manifest.complete
+
+    @property
+    def documents(self) -> int:
+        """Documents in finished parts."""
+        return self._manifest.documents
+
+    @property
+    def rows(self) -> int:
+        """Rows in finished parts."""
+        return self._manifest.rows
+
+    def skip_done(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the documents that no finished part covers yet.
+
+        Args:
+            documents: The whole input, from its beginning.
+
+        Raises:
+            ArtifactError: If the documents passed over are not those that the parts were computed from.
+        """
+        self._stream, self._streamed = hashlib.sha256(), 0
+        remaining = iter(documents)
+        for part in self._manifest.parts:
+            for document in itertools.islice(remaining, part.documents):
+                self._consume(document)
+            if self._stream.hexdigest() != part.stream_sha256:
+                raise ArtifactError(self._changed(f"the first {self._streamed} documents differ"))
+        if self.finished:
+            if next(remaining, None) is not None:
+                raise ArtifactError(self._changed(f"it has more than the {self._streamed} documents of then"))
+            return
+        yield from remaining
+
+    def append(self, rows: Sequence[Row], vectors: NDArray[Any], *, documents: Sequence[Document]) -> None:
+        """Add rows with their vectors.
+
+        Args:
+            rows: N rows; none is allowed.
+            vectors: Floats (N, D), finite.
+            documents: The whole documents that the rows come from, in input order; one may have given no row.
+
+        Raises:
+            InvalidInputError: On counts, shapes or values that do not fit, or a folder that is finished.
+        """
+        if self.finished:
+            raise InvalidInputError(f"{self._path} is finished with {self.rows} rows: write to another folder")
+        if self._streamed < self.documents:
+            raise InvalidInputError(
+                f"{self._path} already covers {self.documents} documents: pass the input through skip_done first"
+            )
+        if len(rows) != len(vectors):
+            raise InvalidInputError(f"{len(rows)} rows came with {len(vectors)} vectors: give one vector for each row")
+        block = self._stored(checked_vectors(vectors, dimension=self._manifest.dimension))
+        table = _to_table(rows)
+        for document in documents:
+            self._consume(document)
+        self._blocks.append(block)
+        self._tables.append(table)
+        if sum(map(len, self._blocks)) >= self._part_rows:
+            self._write_part()
+
+    def finish(self) -> None:
+        """Write what is left and mark the folder complete."""
+        if self.finished:
+            return
+        if self._streamed > self.documents or any(map(len, self._blocks)):
+            self._write_part()
+        self._replace_manifest(complete=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self.finish()
+
+    def _changed(self, what: str) -> str:
+        return f"the input has changed since {self._path} was begun ({what}): give the same input, or choose another -o"
+
+    def _consume(self, document: Document) -> None:
+        self._stream.update(sha256_text(document.id, document.text).encode("ascii"))
+        self._streamed += 1
+
+    def _stored(self, vectors: Vectors) -> NDArray[Any]:
+        """Return a copy in the type of the folder: the caller may use its array again."""
+        with np.errstate(over="ignore"):
+            block = np.array(vectors, dtype=self._manifest.dtype)
+        if self._manifest.dtype == "float16" and not np.isfinite(block).all():
+            raise InvalidInputError("a vector holds a value beyond 65504, the limit of float16: store float32")
+        return block
+
+    def _write_part(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        name = f"part-{len(self._manifest.parts):05d}"
+        with atomic_path(self._path / f"{name}.npy") as temporary:
+            _write_npy(temporary, self._blocks)
+            vectors_sha256 = sha256_file(temporary)
+        with atomic_path(self._path / f"{name}.parquet") as temporary:
+            pyarrow.parquet.write_table(pyarrow.concat_tables(self._tables), temporary, compression="zstd")
+            rows_sha256 = sha256_file(temporary)
+        part = Part(
+            name=name,
+            rows=sum(map(len, self._blocks)),
+            documents=self._streamed - self.documents,
+            vectors_sha256=vectors_sha256,
+            rows_sha256=rows_sha256,
+            stream_sha256=self._stream.hexdigest(),
+        )
+        self._replace_manifest(parts=(*self._manifest.parts, part))
+        self._blocks, self._tables = [], []
+
+    def _replace_manifest(self, **changes: Any) -> None:
+        self._manifest = dataclasses.replace(self._manifest, **changes)
+        write_json(self._path / MANIFEST, self._manifest.to_json())
+
+
+def _begin(path: Path, wanted: Manifest, *, resume: bool) -> Manifest:
+    """Return the manifest to continue from; an unfinished folder loses what a killed run left half-written."""
+    if path.exists() and not path.is_dir():
+        raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
+    if not (path / MANIFEST).exists():
+        found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        others = [name for name in found if not _TEMPORARY.fullmatch(name)]
+        if others:
+            raise InvalidInputError(f"{path} holds {others[0]!r} and is no vector folder: choose another -o")
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / MANIFEST, wanted.to_json())
+    elif not resume:
+        if Manifest.read(path).complete:
+            raise InvalidInputError(f"{path} exists and is complete: delete it, or choose another -o")
+        raise InvalidInputError(f"{path} is unfinished: continue it with --resume, or choose another -o")
+    manifest = Manifest.read(path)
+    _check_same(path, _facts(manifest), _facts(wanted))
+    _remove_leftovers(path, manifest)
+    for part in manifest.parts:
+        _check_part(path, part)
+    return manifest
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {**manifest.settings, "dimension": manifest.dimension, "dtype": manifest.dtype}
+
+
+def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in sorted({*there, *wanted}):
+        if there.get(key) != wanted.get(key):
+            raise ArtifactError(
+                f"{path} was begun with {key} = {there.get(key)!r}, now it is {wanted.get(key)!r}: "
+                "use the settings of then, or choose another -o"
+            )
+
+
+def _remove_leftovers(path: Path, manifest: Manifest) -> None:
+    listed = {f"{part.name}.{ending}" for part in manifest.parts for ending in ("npy", "parquet")}
+    for entry in path.iterdir():
+        if _TEMPORARY.fullmatch(entry.name) or (_PART_FILE.fullmatch(entry.name) and entry.name not in listed):
+            entry.unlink()
+
+
+def _check_part(folder: Path, part: Part) -> None:
+    for file, sha256 in ((f"{part.name}.npy", part.vectors_sha256), (f"{part.name}.parquet", part.rows_sha256)):
+        if not (folder / file).exists():
+            raise ArtifactError(f"{folder / file} is missing: write the folder again")
+        if sha256_file(folder / file) != sha256:
+            raise ArtifactError(f"{folder / file} is damaged (its sha256 differs): write the folder again")
+
+
+def _write_npy(path: Path, blocks: Sequence[NDArray[Any]]) -> None:
+    """Write blocks of equal width as one array, without joining them in memory first."""
+    header = {
+        "descr": blocks[0].dtype.newbyteorder("<").str,
+        "fortran_order": False,
+        "shape": (sum(map(len, blocks)), blocks[0].shape[1]),
+    }
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for block in blocks:
+            stream.write(block.astype(block.dtype.newbyteorder("<"), copy=False).data)
+
+
+def _to_table(rows: Sequence[Row]) -> Any:
+    import pyarrow as pa
+
+    try:
+        columns = {
+            "id": pa.array([row.id for row in rows], pa.string()),
+            "text": pa.array([row.text for row in rows], pa.string()),
+            "start": pa.array([row.start for row in rows], pa.int64()),
+            "end": pa.array([row.end for row in rows], pa.int64()),
+            "metadata": pa.array([json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows], pa.string()),
+            "content_hash": pa.array([row.content_hash for row in rows], pa.string()),
+        }
+    except (UnicodeEncodeError, TypeError, pa.ArrowException) as error:
+        raise InvalidInputError(
+            f"a row between {rows[0].id!r} and {rows[-1].id!r} cannot be stored ({error}): "
+            "texts must be valid Unicode, metadata plain values"
+        ) from error
+    return pa.table(columns)
+
+
+def _from_table(table: Any) -> list[Row]:
+    columns = [table[name].to_pylist() for name in ("id", "text", "start", "end", "metadata")]
+    return [
+        Row(name, text, start, end, json.loads(meta)) for name, text, start, end, meta in zip(*columns, strict=True)
+    ]
+
+
+class VectorFolder:
+    """A finished vector folder, memory-mapped."""
+
+    def __init__(self, path: Path, manifest: Manifest, arrays: Sequence[NDArray[Any]]) -> None:
+        self._path = path
+        self._arrays = arrays
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> VectorFolder:
+        """Open a folder.
+
+        Args:
+            path: A folder that VectorWriter finished.
+            verify: Compare every file's sha256 too, not only its shape.
+
+        Raises:
+            MissingInputError: If there is no such folder or no manifest in it.
+            ArtifactError: If it is unfinished, damaged or of another format.
+        """
+        path = existing(path)
+        manifest = Manifest.read(path)
+        if not manifest.complete:
+            raise ArtifactError(f"{path} is unfinished ({manifest.rows} rows so far): finish it with --resume")
+        if verify:
+            for part in manifest.parts:
+                _check_part(path, part)
+        return cls(path, manifest, [_map_part(path, part, manifest) for part in manifest.parts])
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def dimension(self) -> int:
+        """The width D of every vector."""
+        return self.manifest.dimension
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the vectors depend on, as given to the writer."""
+        return self.manifest.settings
+
+    def iter_parts(self) -> Iterator[tuple[list[Row], Vectors]]:
+        """Yield each part's rows with their vectors, float32 (N, D); an empty folder yields nothing."""
+        for part, array in zip(self.manifest.parts, self._arrays, strict=True):
+            yield self._read_rows(part), np.asarray(array, dtype=np.float32)
+
+    def vectors(self) -> Vectors:
+        """Return all vectors, float32 (N, D); a single float32 part stays memory-mapped."""
+        if len(self._arrays) == 1 and self._arrays[0].dtype == np.float32:
+            return self._arrays[0]
+        vectors = np.empty((len(self), self.dimension), dtype=np.float32)
+        start = 0
+        for array in self._arrays:
+            vectors[start : start + len(array)] = array
+            start += len(array)
+        return vectors
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every row, in the order of the vectors."""
+        for part in self.manifest.parts:
+            yield from self._read_rows(part)
+
+    def _read_rows(self, part: Part) -> list[Row]:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        file = self._path / f"{part.name}.parquet"
+        try:
+            rows = _from_table(pyarrow.parquet.read_table(file))
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise ArtifactError(f"{file} is damaged ({error}): write the folder again") from error
+        if len(rows) != part.rows:
+            raise ArtifactError(f"{file} has {len(rows)} rows, need {part.rows}: write the folder again")
+        return rows
+
+
+def _map_part(folder: Path, part: Part, manifest: Manifest) -> NDArray[Any]:
+    file = folder / f"{part.name}.npy"
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{file} is missing or damaged ({error}): write the folder again") from error
+    shape = (part.rows, manifest.dimension)
+    if array.shape != shape or array.dtype != manifest.dtype:
+        raise ArtifactError(
+            f"{file} is {array.dtype} {array.shape}, need {manifest.dtype} {shape}: write the folder again"
+        )
+    return array
+
+
+class ForeignVectors:
+    """Somebody else's ``.npy`` array with ids and texts from plain files: iterate it for rows with their vectors."""
+
+    def __init__(self, npy: Path, array: NDArray[Any], *, ids: Path | None, texts: Path | None) -> None:
+        self._npy, self._array, self._ids, self._texts = npy, array, ids, texts
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @property
+    def dimension(self) -> int:
+        """The width D of every vector."""
+        return int(self._array.shape[1])
+
+    def __iter__(self) -> Iterator[tuple[list[Row], Vectors]]:
+        """Yield rows with float32 (N, D) vectors, 16,384 at a time; InvalidInputError on NaN or infinity."""
+        ids = _lines(self._ids) if self._ids else map(str, itertools.count())
+        texts = _lines(self._texts) if self._texts else itertools.repeat("")
+        for start in range(0, len(self), _CHECKED_ROWS):
+            block = self._array[start : start + _CHECKED_ROWS]
+            vectors = checked_vectors(block, dimension=self.dimension, first_row=start, name=str(self._npy))
+            yield [Row(next(ids), next(texts)) for _ in range(len(block))], vectors
+
+
+def read_foreign(npy: str | Path, *, ids: str | Path | None = None, texts: str | Path | None = None) -> ForeignVectors:
+    """Open an array that another tool wrote, memory-mapped, and never run code from it.
+
+    Args:
+        npy: A ``.npy`` file of floats, shape (N, D).
+        ids: One id a line, UTF-8; without it the ids are the row numbers from 0.
+        texts: One text a line, UTF-8; without it the texts are empty.
+
+    Raises:
+        MissingInputError: If a file is not there.
+        InvalidInputError: If the array is not 2-D or not of floats, or a file has another number of lines.
+    """
+    npy = existing(npy)
+    try:
+        array: NDArray[Any] = np.load(npy, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInputError(f"{npy} is no plain .npy array ({error}): write it with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 1:
+        raise InvalidInputError(f"{npy} has shape {getattr(array, 'shape', None)}, need (N, D): one vector a row")
+    checked_vectors(array[:0], dimension=array.shape[1], name=str(npy))
+    files = [None if file is None else existing(file) for file in (ids, texts)]
+    for file in files:
+        if file is not None and (count := sum(1 for _ in _lines(file))) != len(array):
+            raise InvalidInputError(f"{file} has {count} lines, {npy} has {len(array)} rows: need a line for each row")
+    return ForeignVectors(npy, array, ids=files[0], texts=files[1])
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield line.removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{file} is not UTF-8 ({error}): convert it first") from error
