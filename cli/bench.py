@@ -1,4 +1,4 @@
-"""``ctxembed bench``: measure models on word senses, sentence likeness and retrieval."""
+"""`ctxembed bench`: measure models on word senses, sentence likeness and retrieval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import load_any, runtime_options, seed_option, stacked
+from .options import load_any, long_option, report_long, runtime_options, seed_option, stacked
 from .output import emit, format_option, say
 
 if TYPE_CHECKING:
@@ -32,15 +32,16 @@ bench_options = stacked(
         metavar="FILE",
         help="Also write the results as JSON, with versions, seed, fingerprints and hashes of the data.",
     ),
-    seed_option,
-    runtime_options,
     format_option,
+    seed_option,
+    long_option,
+    runtime_options,
 )
 
 
 @click.group()
 def bench() -> None:
-    r"""Measure how good models are, on the sets that ship or on your own.
+    """Measure how good models are, on the sets that ship or on your own.
 
     \b
     Example:   ctxembed bench words -m my-model -m my-static-vectors
@@ -53,7 +54,7 @@ def bench() -> None:
 )
 @bench_options
 def words(layers: tuple[int, ...], **options: Any) -> None:
-    r"""Does a word mean the same in two sentences? Accuracy of a threshold on the cosine.
+    """Does a word mean the same in two sentences? Accuracy of a threshold on the cosine.
 
     Rows of .jsonl or .jsonl.gz files: word, sentence1, start1, end1, sentence2, start2, end2 (character offsets) and
     label (1: same meaning). The files train, dev and test of a folder are one task: test is scored, or else dev, with
@@ -68,7 +69,7 @@ def words(layers: tuple[int, ...], **options: Any) -> None:
 @bench.command()
 @bench_options
 def sentences(**options: Any) -> None:
-    r"""Are two sentences alike? Spearman's rank correlation of cosine and human score.
+    """Are two sentences alike? Spearman's rank correlation of cosine and human score.
 
     Rows of .jsonl or .jsonl.gz files: sentence1, sentence2 and score. Of the files train, dev and test of a folder,
     test is scored, or else dev; a file of another name is a task of its own. No such set ships: --data is needed.
@@ -82,7 +83,7 @@ def sentences(**options: Any) -> None:
 @bench.command()
 @bench_options
 def retrieval(**options: Any) -> None:
-    r"""Do the right documents come first? nDCG@10 and recall@100 of the ranking by cosine.
+    """Do the right documents come first? nDCG@10 and recall@100 of the ranking by cosine.
 
     A data set is a folder of corpus.jsonl (id, text, optionally title), queries.jsonl (id, text), both also .gz, and
     qrels.tsv with the header line query-id, corpus-id, score (0 is not relevant), parted by tabs.
@@ -101,6 +102,7 @@ def _run(
     output: Path | None,
     seed: int,
     device: str,
+    on_long: str,
     output_format: str,
     layers: tuple[int | None, ...] = (None,),
 ) -> None:
@@ -110,8 +112,11 @@ def _run(
     suite = load_suite(kind, data, seed=seed)
     _say_left_out(suite)
     paths = models or (os.environ.get("CTXEMBED_MODEL") or None,)
-    results = run_suite(suite, [load_any(path, device=device) for path in paths], layers=layers)
+    encoders = [load_any(path, device=device, on_long=on_long) for path in paths]
+    results = run_suite(suite, encoders, layers=layers)
     _say_uncovered(results)
+    for encoder in encoders:
+        report_long(encoder)
     if output is not None:
         write_results(output, results, suite=suite, seed=seed)
     rows = result_rows(results)

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ctxembed.errors import ArtifactError
+from .output import say
 
 if TYPE_CHECKING:
     from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.embedder import Embedder
     from ctxembed.static import StaticVectors
+    from ctxembed.units import Encoder
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ON_LONG = click.Choice(["window", "truncate", "error"])
 
 
 def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -35,6 +34,9 @@ model_option = click.option(
     "-m", "--model", envvar="CTXEMBED_MODEL", metavar="FOLDER", help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]"
 )
 seed_option = click.option("--seed", type=int, default=1, show_default=True, help="Decides everything that chance decides.")
+long_option = click.option(
+    "--on-long", type=click.Choice(["window", "truncate", "error"]), default="window", show_default=True, help="What to do with texts longer than the model's window; window loses nothing."
+)
 resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 
@@ -87,31 +89,37 @@ def open_corpus(inputs: Sequence[str], reading: ReadOptions) -> Corpus:
     return Corpus(list(inputs), options=reading)
 
 
-def load_embedder(model: str | None, *, device: str = "auto", **settings: Any) -> Embedder:
+def load_embedder(model: str | None, *, device: str = "auto", on_long: str = "window") -> Embedder:
     """Load the encoder that --model names, or the one that ships."""
     from ctxembed.embedder import Embedder
 
-    return Embedder.load(model, device=device, **settings)
+    return Embedder.load(model, device=device, on_long=on_long)  # type: ignore[arg-type]
 
 
 def load_static(path: str | None) -> StaticVectors:
     """Load the static vectors that --static names, or those that ship."""
-    from ctxembed.static import StaticVectors
-
-    if path is not None:
-        return StaticVectors.load(path)
     from ctxembed.runtime import default_model
+    from ctxembed.static import StaticVectors
+    from ctxembed.units import Encoder
 
-    return StaticVectors.load(default_model("static"))
-
-
-def load_any(path: str | None, *, device: str = "auto") -> Embedder | StaticVectors:
-    """Load an encoder or static vectors, whichever the folder holds."""
-    if path is not None and (Path(path) / "words.txt").exists():
-        return load_static(path)
-    return load_embedder(path, device=device)
+    return StaticVectors.load(path or default_model("static"))
 
 
-def refuse_static(path: str) -> ArtifactError:
-    """Return the error for static vectors where only an encoder will do."""
-    return ArtifactError(f"{path} holds static vectors, this command needs an encoder: choose another model")
+def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
+    """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
+    if model is not None and model.startswith("hf:"):
+        from ctxembed.interop import TransformersEncoder
+
+        return TransformersEncoder(model.removeprefix("hf:"))
+    if model is not None and (Path(model) / "words.txt").exists():
+        return load_static(model)
+    return load_embedder(model, device=device, on_long=on_long)
+
+
+def report_long(encoder: Encoder) -> None:
+    """Tell how many texts did not fit the model's window, and whether anything was lost."""
+    from ctxembed.embedder import Embedder
+
+    if isinstance(encoder, Embedder) and (long := encoder.long_texts).texts:
+        fate = f"cut, {long.lost_tokens:,} tokens lost" if long.lost_tokens else "windowed, no token lost"
+        say(f"{long.texts:,} texts of more than {encoder.max_length} tokens: {fate}")

@@ -155,6 +155,48 @@ def distill(
     say(f"the model is in {output}")
 
 
+@train.command()
+@inputs_argument
+@output_option
+@click.option("--dimension", type=int, default=100, show_default=True, help="Width of the vectors.")
+@click.option("--window", type=int, default=5, show_default=True, help="Most words between a word and its neighbour.")
+@click.option("--min-count", type=int, default=5, show_default=True, help="A word must occur so often.")
+@click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the corpus.")
+@click.option("--algorithm", type=click.Choice(["skip-gram", "cbow"]), default="skip-gram", show_default=True, help="Word2Vec's two forms.")
+@click.option("--max-vocabulary", type=int, help="Keep only so many words, the most frequent.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Training threads; only with 1 are two runs equal.")
+@reading_options
+@seed_option
+def static(
+    inputs: tuple[str, ...], output: Path, max_documents: int | None, reading: ReadOptions, seed: int, **settings: Any
+) -> None:
+    """Train Word2Vec on the same text and the same words: the static vectors to compare with.
+
+    \b
+    Example:
+      ctxembed train static corpus.txt -o static/
+    """
+    from ctxembed.static import StaticConfig, StaticProgress, train_static
+    from ctxembed.training.recipes import prepare_documents
+
+    corpus = open_corpus(inputs, reading)
+    documents = prepare_documents(corpus, most=max_documents, seed=seed)
+    shown = -1
+
+    def tell(progress: StaticProgress) -> None:
+        nonlocal shown
+        if progress.epoch != shown:
+            shown = progress.epoch
+            done = f"epoch {progress.epoch}/{progress.num_epochs}" if progress.epoch else "reading"
+            say(f"{done}: {progress.documents:,} documents, {progress.tokens:,} words")
+
+    vectors = train_static(documents, config=StaticConfig(seed=seed, **settings), on_progress=tell)
+    say(corpus.counts.summary())
+    vectors.save(output)
+    say(f"{output}: {len(vectors):,} words of width {vectors.dimension}")
+
+
 def chosen_device(name: str) -> Any:
     """Return the device to train on, None for the CPU."""
     from ctxembed.model.device import choose_device

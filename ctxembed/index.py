@@ -164,6 +164,8 @@ class VectorIndex:
         flat = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else None
         if not isinstance(flat, faiss.IndexFlatIP):
             raise ArtifactError(f"{path} holds a {type(index).__name__}, need an exact index: build the index again")
+        if index.d < 1:
+            raise ArtifactError(f"{path} is damaged (dimension {index.d}): build the index again")
         loaded = cls(index.d)
         loaded._index = index
         ids = loaded._ids()

@@ -6,7 +6,6 @@ build becomes real. While a build runs, its vectors lie in ``.building`` inside 
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,8 @@ from ctxembed.index import VectorIndex
 from ctxembed.runtime import atomic_path, existing, sha256_file, write_json
 from ctxembed.store import DocumentStore, OnDuplicate
 from ctxembed.types import Document, Hit, TextEncoder, Vectors
-from ctxembed.vectors import MANIFEST, Row, VectorFolder, VectorWriter, checked_vectors, encoder_settings, read_manifest
+from ctxembed.units import embed_corpus
+from ctxembed.vectors import MANIFEST, Row, checked_vectors, read_manifest
 
 FORMAT = "ctxembed-index"
 VERSION = 1
@@ -143,23 +143,18 @@ class SemanticSearch:
             InvalidInputError: If the folder is taken, an id occurs twice, or a document cannot be stored.
             ArtifactError: If the build to be resumed had another model or other documents.
         """
-        if batch_size < 1:
-            raise InvalidInputError(f"batch_size is {batch_size}, need at least 1: use the default of 2048")
         path = _claim(path, overwrite=overwrite, resume=resume)
-        settings = encoder_settings(encoder, unit="text")
-        building = path / BUILDING
-        width = encoder.dimension
-        with VectorWriter(building, settings=settings, dimension=width, part_rows=PART_ROWS, resume=resume) as writer:
-            if on_progress and writer.documents:
-                on_progress(writer.documents)
-            stream = writer.skip_done(documents)
-            while batch := list(itertools.islice(stream, batch_size)):
-                rows = [Row(document.id, document.text, metadata=document.metadata) for document in batch]
-                writer.append(rows, encoder.encode([document.text for document in batch]), documents=batch)
-                if on_progress:
-                    on_progress(len(batch))
-        folder = VectorFolder.open(building, verify=False)
-        _publish(folder.iter_parts(), path, settings, VectorIndex(folder.dimension, capacity=len(folder)), on_duplicate)
+        folder = embed_corpus(
+            documents,
+            encoder=encoder,
+            path=path / BUILDING,
+            resume=resume,
+            batch_size=batch_size,
+            on_progress=on_progress,
+            part_rows=PART_ROWS,
+        )
+        index = VectorIndex(folder.dimension, capacity=len(folder))
+        _publish(folder.iter_parts(), path, folder.settings, index, on_duplicate)
         return cls.open(path, encoder=encoder, verify=False)
 
     @classmethod
@@ -280,7 +275,10 @@ class SemanticSearch:
     def _hits(self, scores: Vectors, ids: NDArray[np.int64]) -> list[Hit]:
         cosines = np.clip(scores, -1.0, 1.0)  # rounding can carry a product of unit vectors past 1
         rows = (stored.row for stored in self._store.get(ids))
-        return [Hit(row.id, float(score), row.text, row.metadata) for row, score in zip(rows, cosines, strict=True)]
+        return [
+            Hit(row.id, float(score), row.text, row.metadata, row.start, row.end)
+            for row, score in zip(rows, cosines, strict=True)
+        ]
 
 
 def _normalised(vectors: Vectors) -> Vectors:
@@ -341,7 +339,7 @@ def _publish(
         model=ModelRecord(name=settings["model"], fingerprint=settings["fingerprint"]) if known else None,
         dimension=index.dimension,
         rows=len(index),
-        unit=settings.get("unit", "text"),
+        unit=settings.get("unit", "sentence"),
         num_zero=num_zero,
         num_skipped=num_skipped,
     )

@@ -149,3 +149,29 @@ def find_usage(text: str, word: str) -> Usage:
         if word_form(span.text) == form:
             return Usage(text, span.start, span.end)
     raise InvalidInputError(f"the word {word!r} does not occur in {text!r}: mark it with [brackets] instead")
+
+
+FUNCTION_WORDS = frozenset(
+    "a about above after again against all also although always am among an and another any anybody anyone anything are "
+    "aren't around as at away be became because become been before being below between both but by can can't cannot could "
+    "couldn't did didn't do does doesn't doing don't down during each either else enough ever every everybody everyone "
+    "everything few for from further get gets getting got had hadn't has hasn't have haven't having he he'd he'll he's her "
+    "here hers herself him himself his how however i i'd i'll i'm i've if in instead into is isn't it it's its itself just "
+    "least less let like made make makes many may me might mine more most much must my myself neither never no nobody none "
+    "nor not nothing now of off often on once one only onto or other others ought our ours ourselves out over own per perhaps "
+    "quite rather really same shall she she'd she'll she's should shouldn't since so some somebody someone something such "
+    "than that that's the their theirs them themselves then there there's therefore these they they'd they'll they're "
+    "they've this those though through thus till to too toward towards under unless until up upon us very was wasn't we "
+    "we'd we'll we're we've were weren't what whatever when where whether which while who whoever whom whose why will with "
+    "within without won't would wouldn't yes yet you you'd you'll you're you've your yours yourself".split()
+)
+"""English words that do grammar's work; everything else counts as a content word."""
+
+
+def is_content_word(form: str) -> bool:
+    """Tell whether a word form carries meaning of its own: no function word, no number, at least two letters.
+
+    >>> [form for form in ("the", "river", "1905", "x") if is_content_word(form)]
+    ['river']
+    """
+    return form not in FUNCTION_WORDS and len(form) > 1 and any(character.isalpha() for character in form)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from ctxembed.config import check
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_MAX_CHARACTERS = 1000
+_STANDS_ALONE = regex.compile(r"[\p{P}$+<=>^`|~]")  # what BertPreTokenizer makes a word of its own
+_SURROGATE = regex.compile("[\ud800-\udfff]")
 _OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
 
 Offsets = NDArray[np.int32]
@@ -47,7 +51,7 @@ class TokenizerConfig:
     unicode_form: Literal["nfc", "nfkc", "none"] = "nfc"
     """Unicode normalisation before anything else; nfkc also folds ligatures, full-width forms and the like."""
     min_frequency: int = 2
-    """A piece must occur so often in the sample."""
+    """A learned piece must occur so often in the sample; Unigram has no such limit."""
 
     def __post_init__(self) -> None:
         lowest = 256 + len(SPECIAL_TOKENS) if self.kind == "bpe" else len(SPECIAL_TOKENS) + 1
@@ -73,9 +77,9 @@ class TokenizerReport:
     words: int
     tokens: int
     fertility: float
-    """Tokens a word, 1 at best; 0 for a corpus without words."""
+    """Tokens of a word on average, 1 at best; 0 for a corpus without words."""
     whole_words: float
-    """Share of words that are one token, in [0, 1]."""
+    """Share of words that are one known token, in [0, 1]."""
     unknown_tokens: float
     """Share of tokens that are unknown, in [0, 1]."""
     vocabulary_used: float
@@ -98,28 +102,18 @@ class SubwordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, config: TokenizerConfig) -> SubwordTokenizer:
-        """Learn a vocabulary; one pass over the texts.
+        """Learn a vocabulary.
 
-        Memory grows with the distinct words of the texts, so sample a large corpus first.
+        All texts are held in memory, so sample a large corpus first. Equal texts give an equal WordPiece or BPE
+        tokenizer; the library sums the scores of Unigram in an order of chance, so their last digits differ.
 
         Raises:
-            InvalidInputError: If the texts hold no word at all.
+            InvalidInputError: If the texts hold no word at all, or more characters than the vocabulary has room for.
         """
-        from tokenizers import Tokenizer, models
-
-        model = {
-            "wordpiece": lambda: models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64),  # noqa: S106
-            "bpe": lambda: models.BPE(),
-            "unigram": lambda: models.Unigram(),
-        }[config.kind]()
-        tokenizer = Tokenizer(model)
-        tokenizer.normalizer = _normalizer(config)
-        tokenizer.pre_tokenizer = _pre_tokenizer(config.kind)
-        seen = [0]
-        tokenizer.train_from_iterator(_counted(texts, seen), trainer=_trainer(config))
-        if not seen[0]:
+        texts = _encodable(list(texts))
+        if not any(word_spans(text) for text in texts):
             raise InvalidInputError("the corpus holds no word to train a tokenizer on: check the input and its text column")
-        return cls(tokenizer)
+        return cls({"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}[config.kind](texts, config))
 
     @classmethod
     def load(cls, path: str | Path) -> SubwordTokenizer:
@@ -176,7 +170,7 @@ class SubwordTokenizer:
     def report(self, texts: Iterable[str]) -> TokenizerReport:
         """Measure the tokenizer on texts, in one pass."""
         used: Counter[int] = Counter()
-        documents = words = whole = 0
+        documents = words = whole = word_tokens = 0
         for batch in _batches(texts, 1024):
             encoded = self.encode_batch(batch)
             documents += len(batch)
@@ -185,7 +179,8 @@ class SubwordTokenizer:
                 spans = word_spans(text)
                 first, last = token_ranges(offsets, [s.start for s in spans], [s.end for s in spans])
                 words += len(spans)
-                whole += int((last - first == 1).sum())
+                word_tokens += int((last - first).sum())
+                whole += int((ids[first[last - first == 1]] != self.unknown_id).sum())
         tokens = used.total()
         pieces = sorted((self.token(i) for i in used), key=lambda piece: (-len(piece), piece))
         return TokenizerReport(
@@ -193,7 +188,7 @@ class SubwordTokenizer:
             documents=documents,
             words=words,
             tokens=tokens,
-            fertility=tokens / words if words else 0.0,
+            fertility=word_tokens / words if words else 0.0,
             whole_words=whole / words if words else 0.0,
             unknown_tokens=used[self.unknown_id] / tokens if tokens else 0.0,
             vocabulary_used=len(used) / len(self),
@@ -242,46 +237,84 @@ def _normalizer(config: TokenizerConfig) -> Any:
     return normalizers.Sequence(steps)
 
 
-def _pre_tokenizer(kind: str) -> Any:
-    from tokenizers import pre_tokenizers
+def _train_wordpiece(texts: list[str], config: TokenizerConfig) -> Tokenizer:
+    """Train WordPiece on a fixed alphabet: each character and, where it may go on a word, its ## form."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    if kind == "bpe":
-        return pre_tokenizers.ByteLevel(add_prefix_space=True)
-    if kind == "unigram":
-        return pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    return pre_tokenizers.BertPreTokenizer()
-
-
-def _trainer(config: TokenizerConfig) -> Any:
-    from tokenizers import pre_tokenizers, trainers
-
-    special = list(SPECIAL_TOKENS)
-    if config.kind == "unigram":
-        return trainers.UnigramTrainer(
-            vocab_size=config.vocab_size, special_tokens=special, unk_token="[UNK]", show_progress=False  # noqa: S106
-        )
-    common = {
-        "vocab_size": config.vocab_size,
-        "special_tokens": special,
-        "min_frequency": config.min_frequency,
-        "show_progress": False,
-    }
-    if config.kind == "bpe":
-        return trainers.BpeTrainer(initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), **common)
-    return trainers.WordPieceTrainer(limit_alphabet=1000, **common)
-
-
-def _counted(texts: Iterable[str], seen: list[int]) -> Iterator[str]:
+    normalizer = _normalizer(config)
+    counts: Counter[str] = Counter()
     for text in texts:
-        seen[0] += bool(word_spans(text[:10_000]))
-        yield from _encodable([text])
+        counts.update(normalizer.normalize_str(text))
+    frequent = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:_MAX_CHARACTERS]
+    pieces = [*SPECIAL_TOKENS, *frequent, *(f"##{c}" for c in frequent if not _STANDS_ALONE.match(c))]
+    if len(pieces) > config.vocab_size:
+        raise _too_many_characters(config, f"{len(frequent)} of them need {len(pieces)} pieces")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))  # noqa: S106
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # Left to itself the trainer numbers the ## characters in the order of a hash map, and equal counts are decided by
+    # number: every run would learn another vocabulary. As special tokens they have their numbers beforehand.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=pieces,
+        initial_alphabet=frequent,
+        limit_alphabet=len(frequent),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = state["added_tokens"][: len(SPECIAL_TOKENS)]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _train_bpe(texts: list[str], config: TokenizerConfig) -> Tokenizer:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = _normalizer(config)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    return tokenizer
+
+
+def _train_unigram(texts: list[str], config: TokenizerConfig) -> Tokenizer:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = _normalizer(config)
+    # Metaspace alone knows only the space: a line break or tab would stay inside a piece.
+    steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        unk_token="[UNK]",  # noqa: S106
+        show_progress=False,
+    )
+    try:
+        tokenizer.train_from_iterator(texts, trainer=trainer)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        raise _too_many_characters(config, str(error)) from error
+    return tokenizer
+
+
+def _too_many_characters(config: TokenizerConfig, reason: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"vocab_size = {config.vocab_size} has no room for the characters of the corpus ({reason}): raise it"
+    )
 
 
 def _encodable(texts: Sequence[str]) -> list[str]:
-    """Replace lone surrogates, which no UTF-8 library accepts, one for one, so that offsets stay."""
-    return [
-        text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
-    ]
+    """Replace surrogates, which no UTF-8 library accepts, one for one, so that offsets stay."""
+    return [text if text.isascii() else _SURROGATE.sub("\ufffd", text) for text in texts]
 
 
 def _trim(text: str, offsets: Offsets) -> Offsets:

@@ -51,12 +51,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result; ``score`` is the cosine similarity in [-1, 1], higher is nearer."""
+    """One search result; ``score`` is the cosine similarity in [-1, 1], higher is nearer.
+
+    ``start`` and ``end`` are the place of a word or token in ``text``, None for a whole text.
+    """
 
     id: str
     score: float
     text: str
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    start: int | None = None
+    end: int | None = None
 
 
 @runtime_checkable

@@ -439,11 +439,10 @@ def _from_table(table: Any) -> list[Row]:
 
 
 class VectorFolder:
-    """A finished vector folder, memory-mapped."""
+    """A finished vector folder; a part is memory-mapped while it is read, so that memory stays flat."""
 
-    def __init__(self, path: Path, manifest: Manifest, arrays: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
-        self._arrays = arrays
         self.manifest = manifest
 
     @classmethod
@@ -462,10 +461,12 @@ class VectorFolder:
         manifest = Manifest.read(path)
         if not manifest.complete:
             raise ArtifactError(f"{path} is unfinished ({manifest.rows} rows so far): finish it with --resume")
-        if verify:
-            for part in manifest.parts:
+        folder = cls(path, manifest)
+        for part in manifest.parts:
+            if verify:
                 _check_part(path, part)
-        return cls(path, manifest, [_map_part(path, part, manifest) for part in manifest.parts])
+            folder._map(part)
+        return folder
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -482,18 +483,18 @@ class VectorFolder:
 
     def iter_parts(self) -> Iterator[tuple[list[Row], Vectors]]:
         """Yield each part's rows with their vectors, float32 (N, D); an empty folder yields nothing."""
-        for part, array in zip(self.manifest.parts, self._arrays, strict=True):
-            yield self._read_rows(part), np.asarray(array, dtype=np.float32)
+        for part in self.manifest.parts:
+            yield self._read_rows(part), np.asarray(self._map(part), dtype=np.float32)
 
     def vectors(self) -> Vectors:
         """Return all vectors, float32 (N, D); a single float32 part stays memory-mapped."""
-        if len(self._arrays) == 1 and self._arrays[0].dtype == np.float32:
-            return self._arrays[0]
+        if len(self.manifest.parts) == 1 and self.manifest.dtype == "float32":
+            return self._map(self.manifest.parts[0])
         vectors = np.empty((len(self), self.dimension), dtype=np.float32)
         start = 0
-        for array in self._arrays:
-            vectors[start : start + len(array)] = array
-            start += len(array)
+        for part in self.manifest.parts:
+            vectors[start : start + part.rows] = self._map(part)
+            start += part.rows
         return vectors
 
     def rows(self) -> Iterator[Row]:
@@ -514,19 +515,16 @@ class VectorFolder:
             raise ArtifactError(f"{file} has {len(rows)} rows, need {part.rows}: write the folder again")
         return rows
 
-
-def _map_part(folder: Path, part: Part, manifest: Manifest) -> NDArray[Any]:
-    file = folder / f"{part.name}.npy"
-    try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{file} is missing or damaged ({error}): write the folder again") from error
-    shape = (part.rows, manifest.dimension)
-    if array.shape != shape or array.dtype != manifest.dtype:
-        raise ArtifactError(
-            f"{file} is {array.dtype} {array.shape}, need {manifest.dtype} {shape}: write the folder again"
-        )
-    return array
+    def _map(self, part: Part) -> NDArray[Any]:
+        file = self._path / f"{part.name}.npy"
+        try:
+            array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ArtifactError(f"{file} is missing or damaged ({error}): write the folder again") from error
+        found, wanted = (array.dtype, array.shape), (np.dtype(self.manifest.dtype), (part.rows, self.dimension))
+        if found != wanted:
+            raise ArtifactError(f"{file} holds {found[0]} {found[1]}, need {wanted[0]} {wanted[1]}: write it again")
+        return array
 
 
 class ForeignVectors:

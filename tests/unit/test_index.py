@@ -227,3 +227,12 @@ def test_load_refuses_another_kind_of_index(tmp_path, other):
     faiss.write_index(other, str(tmp_path / "i.faiss"))
     with pytest.raises(ArtifactError, match="need an exact index"):
         VectorIndex.load(tmp_path / "i.faiss")
+
+
+def test_load_refuses_an_impossible_dimension(tmp_path):
+    filled().save(tmp_path / "i.faiss")
+    data = (tmp_path / "i.faiss").read_bytes()
+    assert data[4:8] == (8).to_bytes(4, "little")
+    (tmp_path / "i.faiss").write_bytes(data[:4] + bytes(4) + data[8:])
+    with pytest.raises(ArtifactError, match=r"i\.faiss is damaged"):
+        VectorIndex.load(tmp_path / "i.faiss")

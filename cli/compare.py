@@ -1,0 +1,171 @@
+"""`ctxembed compare`: one word in several contexts, beside its static lookup."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxembed.text import find_usage, parse_usage
+
+from .options import load_any, load_static, model_option, reading_options, runtime_options
+from .output import format_option, print_table, say
+from .progress import document_bar
+
+if TYPE_CHECKING:
+    from ctxembed.corpus import ReadOptions
+    from ctxembed.meaning.compare import Comparison
+    from ctxembed.meaning.usages import Background
+    from ctxembed.types import Usage, UsageEncoder, Vectors
+
+
+@click.command()
+@click.argument("uses", nargs=-1, required=True, metavar="USE...")
+@click.option("--word", help="The word to compare, where it is not marked with [brackets].")
+@click.option("--static", metavar="FOLDER", help="Static vectors to set beside; those that ship by default.")
+@click.option("--no-static", is_flag=True, help="Leave the static vectors out.")
+@click.option("--corpus", multiple=True, metavar="INPUT", help="Where the nearest words come from; the sample corpus that ships by default.")
+@click.option("--nearest", type=click.IntRange(min=0), default=5, show_default=True, help="Nearest words for each use; 0 leaves them out.")
+@click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
+@model_option
+@format_option
+@reading_options
+@runtime_options
+def compare(
+    uses: tuple[str, ...],
+    word: str | None,
+    static: str | None,
+    no_static: bool,
+    corpus: tuple[str, ...],
+    nearest: int,
+    layer: int | None,
+    model: str | None,
+    output_format: str,
+    reading: ReadOptions,
+    device: str,
+) -> None:
+    """Compare uses of a word: how alike they are in context, beside the static lookup that cannot tell.
+
+    Mark the word in each USE with square brackets, or name it with --word. - reads uses from stdin, one a line.
+
+    \b
+    Example:
+      ctxembed compare "the [bank] of the river" "the [bank] lent money" "we fished from the muddy [bank]"
+      ctxembed compare --word cell "he was locked in a cell" "the cell divides" --format json
+    """
+    from ctxembed.meaning.compare import compare_usages
+
+    usages = [find_usage(use, word) if word and "[" not in use else parse_usage(use) for use in expand_stdin(uses)]
+    encoder = load_any(model, device=device)
+    lookup = None if no_static else load_static(static)
+    background = load_background(encoder, corpus, reading=reading, layer=layer) if nearest else None
+    result = compare_usages(
+        usages, encoder=encoder, static=lookup, background=background, k=max(1, nearest), layer=layer
+    )
+    if output_format == "table":
+        print_comparison(result, encoder.name, lookup.name if lookup else None)
+    elif output_format == "json":
+        click.echo(json.dumps(comparison_record(result, encoder.name, lookup.name if lookup else None), ensure_ascii=False, indent=2))
+    else:
+        from .output import emit
+
+        emit(pair_rows(result), output_format)
+
+
+def expand_stdin(uses: tuple[str, ...]) -> list[str]:
+    """Replace - by the lines of stdin."""
+    expanded: list[str] = []
+    for use in uses:
+        expanded += [line.strip() for line in sys.stdin if line.strip()] if use == "-" else [use]
+    return expanded
+
+
+def load_background(
+    encoder: UsageEncoder, corpus: tuple[str, ...], *, reading: ReadOptions | None = None, layer: int | None = None
+) -> Background:
+    """Load the word occurrences that nearest words come from; computed once for a model and a corpus."""
+    from ctxembed.corpus import Corpus
+    from ctxembed.meaning.usages import Background
+    from ctxembed.runtime import data_directory
+
+    documents = Corpus(list(corpus), options=reading) if corpus else Corpus(data_directory() / "corpora/sample.jsonl")
+    with document_bar("background") as advance:
+        return Background.load(documents, encoder=encoder, layer=layer, on_progress=advance)
+
+
+def letter(number: int) -> str:
+    """Name uses A, B, ... Z, A1, B1, ..."""
+    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+
+
+def print_comparison(result: Comparison, model: str, static: str | None) -> None:
+    """Print the uses, both matrices and the nearest words as tables."""
+    print_table([{"use": letter(n), "text": marked(usage)} for n, usage in enumerate(result.usages)])
+    print_matrix(f"in context: {model}", result.contextual)
+    if result.static is not None:
+        print_matrix(f"static lookup: {static}", result.static)
+        unknown = [usage.word for usage, row in zip(result.usages, result.static, strict=True) if row[0] != row[0]]
+        if len(unknown) == len(result.usages) or (unknown and unknown != [result.usages[0].word]):
+            say(f"no static vector for: {', '.join(dict.fromkeys(unknown))}")
+    if any(result.nearest):
+        rows = [
+            {"use": letter(n), "nearest words in use": ", ".join(f"{near.word} {near.similarity:.2f}" for near in words)}
+            for n, words in enumerate(result.nearest)
+        ]
+        click.echo()
+        print_table(rows)
+
+
+def print_matrix(title: str, matrix: Vectors) -> None:
+    """Print a similarity matrix with letters for rows and columns; a word without vector shows as a dash."""
+    click.echo(f"\n{title}")
+    rows: list[dict[str, Any]] = []
+    for number, values in enumerate(matrix):
+        cells = {letter(column): f"{value:.2f}" if value == value else "-" for column, value in enumerate(values)}
+        rows.append({" ": letter(number), **cells})
+    print_table(rows)
+
+
+def marked(usage: Usage) -> str:
+    """Write a use with its word in brackets."""
+    return f"{usage.text[: usage.start]}[{usage.word}]{usage.text[usage.end :]}"
+
+
+def comparison_record(result: Comparison, model: str, static: str | None) -> dict[str, Any]:
+    """Return a comparison as JSON can hold it; null where there is no static vector."""
+    uses: list[dict[str, Any]] = []
+    for number, usage in enumerate(result.usages):
+        near = result.nearest[number] if result.nearest else ()
+        words = [
+            {"word": n.word, "similarity": round(n.similarity, 6), "text": n.text, "start": n.start, "end": n.end} for n in near
+        ]
+        uses.append({"word": usage.word, "text": usage.text, "start": usage.start, "end": usage.end, "nearest": words})
+    return {
+        "model": model,
+        "static_model": static,
+        "uses": uses,
+        "contextual": matrix_lists(result.contextual),
+        "static": None if result.static is None else matrix_lists(result.static),
+    }
+
+
+def matrix_lists(matrix: Vectors) -> list[list[float | None]]:
+    """Return a matrix as lists, NaN as None."""
+    return [[round(float(value), 6) if value == value else None for value in row] for row in matrix]
+
+
+def pair_rows(result: Comparison) -> list[dict[str, Any]]:
+    """Return a row for each pair of uses."""
+    contextual, static = matrix_lists(result.contextual), matrix_lists(result.static) if result.static is not None else None
+    return [
+        {
+            "first": marked(result.usages[i]),
+            "second": marked(result.usages[j]),
+            "contextual": contextual[i][j],
+            "static": static[i][j] if static else None,
+        }
+        for i in range(len(result.usages))
+        for j in range(i + 1, len(result.usages))
+    ]

@@ -1,0 +1,131 @@
+"""`ctxembed index`: make an index of text, of a vector folder, or of somebody else's array."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxembed.errors import InvalidInputError
+
+from .options import (
+    inputs_argument,
+    load_any,
+    long_option,
+    model_option,
+    open_corpus,
+    reading_options,
+    report_long,
+    resume_option,
+    runtime_options,
+)
+from .output import say
+from .progress import document_bar
+
+if TYPE_CHECKING:
+    from ctxembed.corpus import ReadOptions
+    from ctxembed.search import SemanticSearch
+
+
+@click.group()
+def index() -> None:
+    """Build an index to search by meaning."""
+
+
+@index.command()
+@inputs_argument
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the index goes.")
+@click.option("--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For a .npy input: the ids, one a line.")
+@click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For a .npy input: the texts, one a line.")
+@click.option("--on-duplicate", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="What to do with an id that occurs twice; skip keeps the first.")
+@click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
+@long_option
+@model_option
+@reading_options
+@resume_option
+@runtime_options
+def build(
+    inputs: tuple[str, ...],
+    output: Path,
+    ids: Path | None,
+    texts: Path | None,
+    on_duplicate: str,
+    overwrite: bool,
+    on_long: str,
+    model: str | None,
+    reading: ReadOptions,
+    resume: bool,
+    device: str,
+) -> None:
+    """Make an index of text (embedded on the way), of a folder of vectors, or of a .npy array.
+
+    Metadata columns are kept and come back with every hit.
+
+    \b
+    Example:
+      ctxembed index build rows.jsonl --text-column text -o idx/
+      ctxembed index build vecs/ -o idx/
+      ctxembed index build theirs.npy --ids ids.txt --texts texts.txt -o idx/
+    """
+    from ctxembed.search import SemanticSearch
+
+    started = time.perf_counter()
+    how: dict[str, Any] = {"path": output, "on_duplicate": on_duplicate, "overwrite": overwrite}
+    if vectors := vector_input(inputs):
+        built = build_from_vectors(vectors, ids=ids, texts=texts, **how)
+    else:
+        if ids or texts:
+            raise InvalidInputError("--ids and --texts belong to a .npy input: for text, use --id-column and --text-column")
+        encoder = load_any(model, device=device, on_long=on_long)
+        corpus = open_corpus(inputs, reading)
+        with document_bar("indexing") as advance:
+            built = SemanticSearch.build(corpus, encoder=encoder, resume=resume, on_progress=advance, **how)
+        say(corpus.counts.summary())
+        report_long(encoder)
+    with built:
+        report_index(built, output, seconds=time.perf_counter() - started)
+
+
+def vector_input(inputs: tuple[str, ...]) -> Path | None:
+    """Return the input if it is vectors, not text.
+
+    Raises:
+        InvalidInputError: If vectors are mixed with other inputs.
+    """
+    vectors = [Path(name) for name in inputs if name.endswith(".npy") or (Path(name) / "manifest.json").is_file()]
+    if not vectors:
+        return None
+    if len(inputs) > 1:
+        raise InvalidInputError(f"{vectors[0]} holds vectors and must be the only input: build one index from it alone")
+    return vectors[0]
+
+
+def build_from_vectors(vectors: Path, *, ids: Path | None, texts: Path | None, **how: Any) -> SemanticSearch:
+    """Make an index of a vector folder, or of an array with ids and texts beside it."""
+    from ctxembed.search import SemanticSearch
+    from ctxembed.vectors import VectorFolder, read_foreign
+
+    if vectors.suffix == ".npy":
+        foreign = read_foreign(vectors, ids=ids, texts=texts)
+        return SemanticSearch.build_from_vectors(
+            foreign, settings={}, dimension=foreign.dimension, capacity=len(foreign), **how
+        )
+    folder = VectorFolder.open(vectors)
+    return SemanticSearch.build_from_vectors(
+        folder.iter_parts(), settings=folder.settings, dimension=folder.dimension, capacity=len(folder), **how
+    )
+
+
+def report_index(built: SemanticSearch, output: Path, *, seconds: float) -> None:
+    """Say on stderr what was built and what to do with it."""
+    manifest = built.manifest
+    maker = f"by {manifest.model.name}" if manifest.model else "of unknown origin"
+    say(f"{output}: {len(built):,} rows of width {manifest.dimension} {maker}, in {seconds:.1f} s")
+    if manifest.num_skipped:
+        say(f"{manifest.num_skipped:,} rows skipped: their id was taken")
+    if manifest.num_zero:
+        say(f"{manifest.num_zero:,} rows have no vector (no word that the model knows) and will not be found by meaning")
+    if manifest.model and manifest.unit == "sentence":
+        say(f'search it:  ctxembed search {output} "your question"')

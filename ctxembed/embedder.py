@@ -1,0 +1,362 @@
+"""Text in, float32 numpy out: sentence, word and token vectors from a trained encoder.
+
+Texts are cut into windows of at most ``max_length`` tokens, and windows of exactly equal length
+are computed together, so that nothing is ever padded. Letters: N items, T tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.config import check
+from ctxembed.errors import InvalidInputError
+from ctxembed.runtime import default_model
+from ctxembed.text import word_spans
+from ctxembed.tokenizer import TokenIds, token_ranges
+from ctxembed.types import Span, Usage, Vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ctxembed.model.checkpoint import Checkpoint
+    from ctxembed.tokenizer import SubwordTokenizer
+
+OnLong = Literal["window", "truncate", "error"]
+CHUNK_TEXTS = 16_384
+"""Texts tokenised and sorted together: bounds the memory beside the result."""
+BATCH_TOKENS = 8192
+"""Tokens computed at once."""
+OVERLAP = 4
+"""A quarter of each window is also in the next, so that every word has context on both sides."""
+
+
+class SpanVectors(NamedTuple):
+    """The words or tokens of one text with their vectors."""
+
+    spans: list[Span]
+    vectors: Vectors
+    """float32 (N, D), L2-normalised."""
+
+
+@dataclass
+class LongTexts:
+    """What an embedder met that did not fit one window, since it was loaded."""
+
+    texts: int = 0
+    """Texts of more tokens than one window holds."""
+    lost_tokens: int = 0
+    """Tokens that were cut off; always 0 unless on_long is truncate."""
+
+
+class _Window(NamedTuple):
+    """Tokens ``start`` to ``end`` of text number ``text``."""
+
+    text: int
+    start: int
+    end: int
+
+
+class Embedder:
+    """An encoder with its tokenizer; satisfies ``TextEncoder`` and ``UsageEncoder``."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", on_long: OnLong = "window"
+    ) -> None:
+        """Put a model on a device.
+
+        Args:
+            checkpoint: The model.
+            device: auto, cpu, cuda or mps.
+            dtype: auto (bfloat16 where the hardware multiplies it fast), float32 or bfloat16.
+            on_long: What happens to a text of more than ``max_length`` tokens: overlapping windows
+                whose vectors are averaged (nothing is lost), cutting it off, or an error.
+
+        Raises:
+            InvalidInputError: For an unknown choice, or a device this machine has not.
+        """
+        from ctxembed.model.device import choose_device, choose_dtype
+
+        check(on_long in get_args(OnLong), f"on_long = {on_long!r}: must be one of {', '.join(get_args(OnLong))}")
+        self._device = choose_device(device)
+        self._dtype = choose_dtype(dtype, self._device)
+        self._checkpoint = checkpoint
+        self._encoder = checkpoint.encoder.to(self._device, self._dtype).eval()
+        self._on_long = on_long
+        self.long_texts = LongTexts()
+
+    @classmethod
+    def load(
+        cls, path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", on_long: OnLong = "window"
+    ) -> Embedder:
+        """Load a model folder; without a path, the model that ships. Nothing is ever downloaded.
+
+        Raises:
+            MissingInputError: If the folder does not exist.
+            ArtifactError: If it is not an intact model.
+        """
+        from ctxembed.model.checkpoint import load_checkpoint
+
+        folder = default_model("encoder") if path is None else Path(path)
+        return cls(load_checkpoint(folder), device=device, dtype=dtype, on_long=on_long)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._checkpoint.name
+
+    @property
+    def dimension(self) -> int:
+        """The width D of every vector."""
+        return self._encoder.config.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Encoder layers; ``layer`` may be 0 (the embedding layer) to this."""
+        return self._encoder.config.num_layers
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of one window, special tokens included."""
+        return self._encoder.config.max_length
+
+    @property
+    def tokenizer(self) -> SubwordTokenizer:
+        """The model's tokenizer."""
+        return self._checkpoint.tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over weights, tokenizer, shape, pooling and prompts.
+
+        Number format, device and ``on_long`` are left out: vectors of the same model may be compared
+        across them (cosine above 0.999 for texts that fit a window).
+        """
+        return self._checkpoint.fingerprint
+
+    def encode(self, texts: Sequence[str], *, prompt: str | None = None) -> Vectors:
+        """Encode whole texts.
+
+        Args:
+            texts: Any number, of any length.
+            prompt: Put before each text: one of the model's prompts by name, or the words themselves.
+
+        Returns:
+            float32 (N, D), L2-normalised, in the order given; an empty text is a zero row.
+
+        Raises:
+            InvalidInputError: If ``texts`` is one string or holds something else than strings, or
+                a text is too long and ``on_long`` is "error".
+        """
+        _check_texts(texts)
+        before = "" if prompt is None else self._checkpoint.prompts.get(prompt, prompt)
+        result = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for first in range(0, len(texts), CHUNK_TEXTS):
+            chunk = [before + text if text.strip() else "" for text in texts[first : first + CHUNK_TEXTS]]
+            ids = self.tokenizer.encode_ids(chunk)
+            self._add_sentences(ids, result[first : first + len(chunk)])
+        return _normalise(result)
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        """Encode words, each in its context: the mean of its tokens' vectors.
+
+        Args:
+            usages: Words by their place in a text; a text may occur many times and is computed once.
+            layer: Where to read: 0 is the embedding layer, -1 the last; the model's choice by default.
+
+        Returns:
+            float32 (N, D), L2-normalised; a stretch without any token is a zero row.
+
+        Raises:
+            InvalidInputError: If a stretch lies outside its text or the layer does not exist.
+        """
+        for number, usage in enumerate(usages):
+            check(
+                0 <= usage.start < usage.end <= len(usage.text),
+                f"usage {number} is characters {usage.start} to {usage.end} of a text of {len(usage.text)}: mark a word inside it",
+            )
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for number, usage in enumerate(usages):
+            numbers[usage.text].append(number)
+        texts = list(numbers)
+        result = np.zeros((len(usages), self.dimension), dtype=np.float32)
+        for first in range(0, len(texts), CHUNK_TEXTS):
+            chunk = texts[first : first + CHUNK_TEXTS]
+            encoded = self.tokenizer.encode_batch(chunk)
+            places = []
+            for number, text in enumerate(chunk):
+                members = numbers[text]
+                starts, ends = [usages[i].start for i in members], [usages[i].end for i in members]
+                ranges = zip(*token_ranges(encoded.offsets[number], starts, ends), strict=True)
+                places += [(number, a, b, i) for (a, b), i in zip(ranges, members, strict=True) if a < b]
+            self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layer=layer)
+        return _normalise(result)
+
+    def encode_words(self, text: str, *, layer: int | None = None) -> SpanVectors:
+        """Encode every word of a text in its context (see ``text.word_spans`` for what a word is)."""
+        spans = word_spans(text)
+        usages = [Usage(text, span.start, span.end) for span in spans]
+        return SpanVectors(spans, self.encode_usages(usages, layer=layer))
+
+    def encode_tokens(self, text: str, *, layer: int | None = None) -> SpanVectors:
+        """Encode every subword token of a text; tokens that stand for no character are left out."""
+        spans = self.token_spans(text)
+        usages = [Usage(text, span.start, span.end) for span in spans]
+        return SpanVectors(spans, self.encode_usages(usages, layer=layer))
+
+    def token_spans(self, text: str) -> list[Span]:
+        """Return where the tokens of a text stand; tokens inside one character are one span."""
+        offsets = self.tokenizer.encode_batch([text]).offsets[0].tolist()
+        return [Span(a, b, text[a:b]) for a, b in dict.fromkeys(map(tuple, offsets)) if a < b]
+
+    def _add_sentences(self, ids: Sequence[TokenIds], result: Vectors) -> None:
+        """Write the vector of each text (not normalised) into ``result`` (N, D)."""
+        from ctxembed.model.pooling import pool_sentences
+
+        how = self._checkpoint.pooling.sentence
+        windows = self._windows(ids)
+
+        def add(hidden: Tensor, members: NDArray[np.int64]) -> None:
+            pooled = pool_sentences(hidden, None, how=how).cpu().numpy()
+            for vector, window in zip(pooled, (windows[i] for i in members), strict=True):
+                result[window.text] += vector * (window.end - window.start)
+
+        self._run(ids, windows, layer=self.num_layers, consume=add)
+
+    def _add_spans(
+        self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int | None
+    ) -> None:
+        """Write the vector of each place (text, first token, one past the last, row of ``result``)."""
+        import torch
+
+        from ctxembed.model.pooling import pool_spans
+
+        windows = self._windows(ids, keep=np.unique(places[:, 0]).tolist())
+        if self._on_long == "truncate":  # words past the cut have no vector
+            places = places[places[:, 1] < self.max_length - 2]
+        owner = _central_windows(windows, places)
+        by_window = np.argsort(owner, kind="stable")
+        bounds = np.searchsorted(owner[by_window], np.arange(len(windows) + 1))
+
+        def add(hidden: Tensor, members: NDArray[np.int64]) -> None:
+            chosen = np.concatenate([by_window[bounds[i] : bounds[i + 1]] for i in members])
+            rows = np.repeat(np.arange(len(members)), [bounds[i + 1] - bounds[i] for i in members])
+            begin = np.array([windows[i].start for i in owner[chosen]], dtype=np.int64)
+            length = hidden.size(1) - 1
+            starts = np.clip(places[chosen, 1] - begin + 1, 1, length - 1)  # + 1 for the special token
+            ends = np.clip(places[chosen, 2] - begin + 1, starts + 1, length)
+            where = [torch.from_numpy(array).to(hidden.device) for array in (rows, starts, ends)]
+            result[places[chosen, 3]] = pool_spans(hidden, *where).cpu().numpy()
+
+        self._run(ids, windows, layer=self._layer(layer), consume=add)
+
+    def _run(
+        self,
+        ids: Sequence[TokenIds],
+        windows: Sequence[_Window],
+        *,
+        layer: int,
+        consume: Callable[[Tensor, NDArray[np.int64]], None],
+    ) -> None:
+        """Compute windows in batches of equal length and hand on (B, T, D) with the window numbers (B,)."""
+        import torch
+
+        first, last = self.tokenizer.cls_id, self.tokenizer.sep_id
+        with torch.inference_mode():
+            for members in _equal_lengths(windows):
+                width = windows[members[0]].end - windows[members[0]].start
+                rows = np.empty((len(members), width + 2), dtype=np.int64)
+                rows[:, 0], rows[:, -1] = first, last
+                for row, number in enumerate(members):
+                    text, start, end = windows[number]
+                    rows[row, 1:-1] = ids[text][start:end]
+                output = self._encoder(torch.from_numpy(rows).to(self._device), num_layers=layer)
+                consume(output.last, members)
+
+    def _windows(self, ids: Sequence[TokenIds], *, keep: Iterable[int] | None = None) -> list[_Window]:
+        """Cut texts into windows; a text without tokens has none."""
+        width = self.max_length - 2
+        windows = []
+        for text in range(len(ids)) if keep is None else keep:
+            length = len(ids[text])
+            if length > width:
+                self._count_long(length)
+                if self._on_long == "truncate":
+                    length = width
+            windows += [_Window(text, start, end) for start, end in _cut(length, width)]
+        return windows
+
+    def _count_long(self, length: int) -> None:
+        width = self.max_length - 2
+        check(
+            self._on_long != "error",
+            f"a text has {length} tokens, the model takes {width}: shorten it, or use on_long window (nothing lost) or truncate",
+        )
+        self.long_texts.texts += 1
+        self.long_texts.lost_tokens += length - width if self._on_long == "truncate" else 0
+
+    def _layer(self, layer: int | None) -> int:
+        wanted = self._checkpoint.pooling.usage_layer if layer is None else layer
+        check(
+            -self.num_layers - 1 <= wanted <= self.num_layers,
+            f"layer = {wanted}: {self.name} has layers 0 (embedding) to {self.num_layers}, or -1 for the last",
+        )
+        return wanted % (self.num_layers + 1)
+
+
+def _cut(length: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut ``length`` tokens into windows of at most ``width``, equal in size and overlapping by a quarter.
+
+    >>> list(_cut(5, 8)), list(_cut(20, 8)), list(_cut(0, 8))
+    ([(0, 5)], [(0, 8), (6, 14), (12, 20)], [])
+    """
+    if length <= width:
+        if length:
+            yield 0, length
+        return
+    step = width - width // OVERLAP
+    count = -(-(length - width) // step) + 1
+    for number in range(count):
+        start = round(number * (length - width) / (count - 1))
+        yield start, start + width
+
+
+def _equal_lengths(windows: Sequence[_Window]) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of windows of one length, at most BATCH_TOKENS tokens at a time, long ones first."""
+    lengths = np.array([window.end - window.start for window in windows], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        if len(group):
+            size = max(1, BATCH_TOKENS // int(lengths[group[0]] + 2))
+            yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose for each place the window of its text that leaves it the most context on its shorter side."""
+    of_text: dict[int, list[int]] = defaultdict(list)
+    for number, window in enumerate(windows):
+        of_text[window.text].append(number)
+    chosen = np.empty(len(places), dtype=np.int64)
+    for row, (text, start, end, _) in enumerate(places.tolist()):
+        candidates = of_text[text]
+        chosen[row] = max(candidates, key=lambda i: min(start - windows[i].start, windows[i].end - end))
+    return chosen
+
+
+def _normalise(vectors: Vectors) -> Vectors:
+    """Divide rows by their length in place; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    check(not isinstance(texts, str), "encode takes a list of texts, not one string: write encode([text])[0]")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidInputError(f"text number {number} is {type(text).__name__} ({text!r}), need a string")

@@ -1,0 +1,131 @@
+"""A background of word occurrences: every content word of a corpus, in its context, with its vector.
+
+It is computed once for a model and a corpus and kept in the cache folder; another model, layer or
+corpus has another key, so a stale one is never read. Letters: N queries, M occurrences, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.runtime import cache_directory, sha256_text
+from ctxembed.text import is_content_word, word_form
+from ctxembed.types import Document, UsageEncoder, Vectors
+from ctxembed.units import embed_corpus
+from ctxembed.vectors import VectorFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A word that is used like another: its form, the cosine similarity in [-1, 1], and where it stands."""
+
+    word: str
+    similarity: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Background:
+    """M occurrences of content words."""
+
+    texts: list[str]
+    places: NDArray[np.int64]
+    """(M, 3): number of the text, first character, one past the last."""
+    forms: NDArray[np.str_]
+    """(M,), the lookup form of each."""
+    vectors: Vectors
+    """float32 (M, D), L2-normalised."""
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+    @classmethod
+    def load(
+        cls,
+        documents: Iterable[Document],
+        *,
+        encoder: UsageEncoder,
+        layer: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Background:
+        """Read the background from the cache, or compute it and keep it there.
+
+        Args:
+            documents: The corpus, restartable; it is read once for its key and again if it must be computed.
+            encoder: What makes the vectors.
+            layer: Where they are read; the encoder's choice by default.
+            on_progress: Called with the number of documents done since its last call.
+        """
+        key = sha256_text(encoder.fingerprint, str(layer), *(document.text for document in documents))
+        path = cache_directory() / "background" / key[:32]
+        try:
+            folder = VectorFolder.open(path) if path.exists() else None
+        except ArtifactError:  # a killed or damaged cache is only worth computing again
+            folder = None
+        if folder is None:
+            folder = _compute(documents, path, encoder=encoder, layer=layer, on_progress=on_progress)
+        return cls.from_folder(folder)
+
+    @classmethod
+    def from_folder(cls, folder: VectorFolder) -> Background:
+        """Take the content words of a folder of word vectors (``embed --unit word``)."""
+        texts: dict[str, int] = {}
+        places, forms, kept = [], [], []
+        for number, row in enumerate(folder.rows()):
+            if row.start is None or row.end is None:
+                raise InvalidInputError(f"row {row.id} stands for a whole text: a background needs --unit word")
+            form = word_form(row.text[row.start : row.end])
+            if is_content_word(form):
+                places.append((texts.setdefault(row.text, len(texts)), row.start, row.end))
+                forms.append(form)
+                kept.append(number)
+        vectors = np.ascontiguousarray(folder.vectors()[kept], dtype=np.float32).reshape(-1, folder.dimension)
+        return cls(list(texts), np.array(places, dtype=np.int64).reshape(-1, 3), np.array(forms, dtype=np.str_), vectors)
+
+    def nearest(self, vectors: Vectors, *, words: Sequence[str], k: int) -> list[list[Neighbour]]:
+        """Find the words whose use is most like each of some uses.
+
+        Args:
+            vectors: float32 (N, D), L2-normalised.
+            words: The word of each use, (N,): its own form is left out.
+            k: Words wanted for each, at least 1.
+
+        Returns:
+            N lists of at most k words, best first, each at its nearest occurrence.
+        """
+        results = []
+        for vector, word in zip(vectors, words, strict=True):
+            similarities = self.vectors @ vector  # (M,)
+            best: dict[str, Neighbour] = {}
+            own = word_form(word)
+            for number in np.argsort(-similarities, kind="stable"):
+                form = str(self.forms[number])
+                if form != own and form not in best:
+                    text, start, end = self.places[number].tolist()
+                    best[form] = Neighbour(form, float(similarities[number]), self.texts[text], start, end)
+                    if len(best) == k:
+                        break
+            results.append(list(best.values()))
+        return results
+
+
+def _compute(
+    documents: Iterable[Document],
+    path: Path,
+    *,
+    encoder: UsageEncoder,
+    layer: int | None,
+    on_progress: Callable[[int], None] | None,
+) -> VectorFolder:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+    return embed_corpus(documents, encoder=encoder, path=path, unit="word", layer=layer, on_progress=on_progress)

@@ -1,0 +1,148 @@
+"""``ctxembed bench`` with static vectors as the model: values, formats, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from ctxembed_cli.main import ctxembed
+
+from ctxembed.errors import InvalidInputError
+from ctxembed.static import StaticVectors
+
+WORDS = ("warm", "hot", "cold", "icy", "wet")
+
+
+def bench(*arguments: str | Path) -> Result:
+    """Run the command; an unexpected error is raised with its traceback."""
+    return CliRunner().invoke(ctxembed, ["bench", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Static vectors on a line from warm to icy."""
+    angles = np.array([0.0, 0.1, 1.3, 1.5, 0.7])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    folder = tmp_path / "line"
+    StaticVectors(WORDS, vectors, np.arange(5, 0, -1), name="line").save(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """One set of each kind."""
+    pairs = [("warm", "hot", 5.0), ("warm", "wet", 3.0), ("hot", "icy", 1.0), ("warm", "unknown", 0.0)]
+    folder = tmp_path / "data"
+    write(folder / "sts" / "dev.jsonl", [{"sentence1": a, "sentence2": b, "score": s} for a, b, s in pairs])
+    usages = [
+        {
+            "word": a,
+            "sentence1": a,
+            "start1": 0,
+            "end1": len(a),
+            "sentence2": b,
+            "start2": 0,
+            "end2": len(b),
+            "label": s > 2,
+        }
+        for a, b, s in pairs
+    ]
+    for split in ("train", "dev"):
+        write(folder / "wic" / f"{split}.jsonl", usages)
+    write(folder / "find" / "corpus.jsonl", [{"id": word, "text": word} for word in WORDS])
+    write(folder / "find" / "queries.jsonl", [{"id": "q1", "text": "warm"}, {"id": "q2", "text": "icy"}])
+    (folder / "find" / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\thot\t1\n", encoding="utf-8")
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_words_print_accuracy_with_where_the_threshold_came_from(model: Path, data: Path) -> None:
+    [row] = json.loads(bench("words", "--data", data, "-m", model, "--format", "json").stdout)
+    assert (row["system"], row["task"], row["split"], row["metric"]) == ("line", "wic", "dev", "accuracy")
+    assert (row["value"], row["items"], row["coverage"], row["threshold_from"]) == (1.0, 4, 0.75, "train")
+
+
+def test_sentences_print_spearman(model: Path, data: Path) -> None:
+    [row] = csv.DictReader(io.StringIO(bench("sentences", "--data", data, "-m", model, "--format", "csv").stdout))
+    assert (row["metric"], float(row["value"]), row["threshold"]) == ("spearman", pytest.approx(1.0), "")
+
+
+def test_retrieval_prints_ndcg_and_recall(model: Path, data: Path) -> None:
+    lines = bench("retrieval", "--data", data, "-m", model, "--format", "jsonl").stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    # "warm" itself is first, the relevant "hot" second.
+    assert [(row["metric"], row["value"]) for row in rows] == [
+        ("nDCG@10", pytest.approx(1 / np.log2(3))),
+        ("recall@100", 1.0),
+    ]
+
+
+def test_table_sets_systems_under_each_figure_and_leaves_unused_columns_out(
+    tmp_path: Path, model: Path, data: Path
+) -> None:
+    other = tmp_path / "other"
+    StaticVectors(WORDS, np.ones((5, 2), dtype=np.float32), np.ones(5, dtype=np.int64), name="other").save(other)
+    table = bench("retrieval", "--data", data, "-m", model, "-m", other).stdout
+    assert [line.split()[0] for line in table.splitlines()] == ["system", "line", "other", "line", "other"]
+    assert "nDCG@10" in table
+    assert "threshold" not in table
+
+
+def test_what_is_left_out_is_said_on_stderr(model: Path, data: Path) -> None:
+    words = bench("words", "--data", data, "-m", model)
+    assert "3 files or folders hold nothing for words: find/corpus.jsonl, find/queries.jsonl" in words.stderr
+    assert "line: 25.0% of the pairs of wic have no vector on one side" in words.stderr
+    retrieval = bench("retrieval", "--data", data / "find", "-m", model)
+    assert "find: 1 of 2 queries have no relevant document and are not scored" in retrieval.stderr
+
+
+def test_output_file_carries_the_results_and_the_seed(tmp_path: Path, model: Path, data: Path) -> None:
+    path = tmp_path / "result.json"
+    bench("sentences", "--data", data, "-m", model, "-o", path, "--seed", "5")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert (content["kind"], content["seed"], content["results"][0]["task"]) == ("sentences", 5, "sts")
+    assert list(content["data"]["sts"]) == ["sts/dev.jsonl"]
+
+
+def test_model_comes_from_the_environment_where_none_is_named(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTXEMBED_MODEL", str(model))
+    [row] = json.loads(bench("sentences", "--data", data, "--format", "json").stdout)
+    assert row["system"] == "line"
+
+
+def test_layer_of_static_vectors_is_refused(model: Path, data: Path) -> None:
+    with pytest.raises(InvalidInputError, match="static vectors have no layers"):
+        bench("words", "--data", data, "-m", model, "--layer", "3")
+
+
+def test_sentences_without_data_say_the_way_out(model: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"no set of sentence pairs ships with ctxembed: .* --data"):
+        bench("sentences", "-m", model)
+
+
+def test_shipped_words_of_static_vectors_are_at_chance(model: Path) -> None:
+    result = bench("words", "-m", model, "--format", "json")
+    [row] = json.loads(result.stdout)
+    assert (row["task"], row["split"], row["threshold_from"]) == ("word_in_context", "test", "dev")
+    # "cold" is among the scored words: its vectors are all one, and so are the labels in equal number.
+    assert (row["value"], row["items"]) == (0.5, 864)
+    assert 0 < row["coverage"] < 0.1
+
+
+@pytest.mark.parametrize("kind", ["words", "sentences", "retrieval"])
+def test_help_says_the_format_and_gives_an_example(kind: str) -> None:
+    text = bench(kind, "--help").stdout
+    assert ".jsonl" in text
+    assert f"  Example:   ctxembed bench {kind} --data" in text
+    assert "\\b" not in text
