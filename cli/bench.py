@@ -145,6 +145,6 @@ def _say_uncovered(results: list[SystemResult]) -> None:
     for each in results:
         if each.result.coverage < 1:
             say(
-                f"{each.system}: {1 - each.result.coverage:.1%} of the pairs of {each.result.task} have no vector "
-                f"on one side and count with similarity 0 in {each.result.metric}"
+                f"{each.system}: {1 - each.result.coverage:.1%} of the pairs of {each.result.task} have no vector on "
+                f"at least one side and count with similarity 0 in {each.result.metric}"
             )

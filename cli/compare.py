@@ -26,8 +26,19 @@ if TYPE_CHECKING:
 @click.option("--word", help="The word to compare, where it is not marked with [brackets].")
 @click.option("--static", metavar="FOLDER", help="Static vectors to set beside; those that ship by default.")
 @click.option("--no-static", is_flag=True, help="Leave the static vectors out.")
-@click.option("--corpus", multiple=True, metavar="INPUT", help="Where the nearest words come from; the sample corpus that ships by default.")
-@click.option("--nearest", type=click.IntRange(min=0), default=5, show_default=True, help="Nearest words for each use; 0 leaves them out.")
+@click.option(
+    "--corpus",
+    multiple=True,
+    metavar="INPUT",
+    help="Where the nearest words come from; the sample corpus that ships by default.",
+)
+@click.option(
+    "--nearest",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Nearest words for each use; 0 leaves them out.",
+)
 @click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
 @model_option
 @format_option
@@ -67,7 +78,11 @@ def compare(
     if output_format == "table":
         print_comparison(result, encoder.name, lookup.name if lookup else None)
     elif output_format == "json":
-        click.echo(json.dumps(comparison_record(result, encoder.name, lookup.name if lookup else None), ensure_ascii=False, indent=2))
+        click.echo(
+            json.dumps(
+                comparison_record(result, encoder.name, lookup.name if lookup else None), ensure_ascii=False, indent=2
+            )
+        )
     else:
         from .output import emit
 
@@ -111,7 +126,10 @@ def print_comparison(result: Comparison, model: str, static: str | None) -> None
             say(f"no static vector for: {', '.join(dict.fromkeys(unknown))}")
     if any(result.nearest):
         rows = [
-            {"use": letter(n), "nearest words in use": ", ".join(f"{near.word} {near.similarity:.2f}" for near in words)}
+            {
+                "use": letter(n),
+                "nearest words in use": ", ".join(f"{near.word} {near.similarity:.2f}" for near in words),
+            }
             for n, words in enumerate(result.nearest)
         ]
         click.echo()
@@ -139,7 +157,8 @@ def comparison_record(result: Comparison, model: str, static: str | None) -> dic
     for number, usage in enumerate(result.usages):
         near = result.nearest[number] if result.nearest else ()
         words = [
-            {"word": n.word, "similarity": round(n.similarity, 6), "text": n.text, "start": n.start, "end": n.end} for n in near
+            {"word": n.word, "similarity": round(n.similarity, 6), "text": n.text, "start": n.start, "end": n.end}
+            for n in near
         ]
         uses.append({"word": usage.word, "text": usage.text, "start": usage.start, "end": usage.end, "nearest": words})
     return {
@@ -158,7 +177,10 @@ def matrix_lists(matrix: Vectors) -> list[list[float | None]]:
 
 def pair_rows(result: Comparison) -> list[dict[str, Any]]:
     """Return a row for each pair of uses."""
-    contextual, static = matrix_lists(result.contextual), matrix_lists(result.static) if result.static is not None else None
+    contextual, static = (
+        matrix_lists(result.contextual),
+        matrix_lists(result.static) if result.static is not None else None,
+    )
     return [
         {
             "first": marked(result.usages[i]),

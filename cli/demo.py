@@ -53,14 +53,19 @@ def demo(device: str) -> None:
             for question in QUESTIONS:
                 click.echo(f"\n? {question}")
                 rows = [hit_row(hit) for hit in search.search(question, k=3)]
-                print_table([{"score": row["score"], "text": row["text"], "field": row["metadata"]["field"]} for row in rows])
-    heading("3. One word in four contexts, beside its static lookup", 'ctxembed compare "the [bank] of the river" "the [bank] lent money"')
+                print_table(
+                    [{"score": row["score"], "text": row["text"], "field": row["metadata"]["field"]} for row in rows]
+                )
+    heading(
+        "3. One word in four contexts, beside its static lookup",
+        'ctxembed compare "the [bank] of the river" "the [bank] lent money"',
+    )
     background = load_background(encoder, ())
     usages = [parse_usage(use) for use in USES]
     result = compare_usages(usages, encoder=encoder, static=static, background=background)
     print_comparison(result, encoder.name, static.name)
     click.echo(
-        "\nThe static lookup gives every use of a word the same vector; in context, the riverside and the money uses part."
+        "\nThe static lookup gives every use of a word the same vector; in context, riverside and money uses part."
         "\n\nNow with your own files:"
         "\n  ctxembed embed YOUR.txt -o vecs/                 vectors as .npy files (add --unit word for every word)"
         '\n  ctxembed index build YOUR.txt -o idx/            then  ctxembed search idx/ "your question"'

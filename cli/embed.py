@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ctxembed.corpus import ReadOptions
-    from ctxembed.types import Document
-    from ctxembed.units import Encoder, Unit
+    from ctxembed.types import Document, Encoder
+    from ctxembed.units import Unit
 
 STREAM_BATCH = 256
 """Documents encoded at once when vectors go to stdout."""
@@ -38,11 +38,38 @@ STREAM_BATCH = 256
 
 @click.command()
 @inputs_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder of .npy parts with their rows and a manifest.")
-@click.option("--format", "output_format", type=click.Choice(["jsonl"]), help="Print a JSON object a row instead: id, text, span, vector.")
-@click.option("--unit", type=click.Choice(["sentence", "word", "token"]), default="sentence", show_default=True, help="A vector for each document, each word in it, or each token.")
-@click.option("--layer", type=int, help="Layer for words and tokens: 0 is the embedding, -1 the last; the model's choice by default.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="Number format on disk.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of .npy parts with their rows and a manifest.",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["jsonl"]),
+    help="Print a JSON object a row instead: id, text, span, vector.",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(["sentence", "word", "token"]),
+    default="sentence",
+    show_default=True,
+    help="A vector for each document, each word in it, or each token.",
+)
+@click.option(
+    "--layer",
+    type=int,
+    help="Layer for words and tokens: 0 is the embedding, -1 the last; the model's choice by default.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Number format on disk.",
+)
 @click.option("--sample", type=click.IntRange(min=1), help="Embed a seeded sample of so many documents only.")
 @seed_option
 @long_option
@@ -90,7 +117,14 @@ def embed(
         started = time.perf_counter()
         with document_bar("embedding") as advance:
             folder = embed_corpus(
-                documents, encoder=encoder, path=output, unit=unit, layer=layer, dtype=dtype, resume=resume, on_progress=advance
+                documents,
+                encoder=encoder,
+                path=output,
+                unit=unit,
+                layer=layer,
+                dtype=dtype,
+                resume=resume,
+                on_progress=advance,
             )
         seconds = time.perf_counter() - started
         say(f"{output}: {len(folder):,} vectors of width {folder.dimension} by {encoder.name}, in {seconds:.1f} s")

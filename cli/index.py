@@ -21,7 +21,7 @@ from .options import (
     resume_option,
     runtime_options,
 )
-from .output import say
+from .output import peak_memory, say
 from .progress import document_bar
 
 if TYPE_CHECKING:
@@ -36,10 +36,24 @@ def index() -> None:
 
 @index.command()
 @inputs_argument
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the index goes.")
-@click.option("--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For a .npy input: the ids, one a line.")
-@click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For a .npy input: the texts, one a line.")
-@click.option("--on-duplicate", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="What to do with an id that occurs twice; skip keeps the first.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the index goes."
+)
+@click.option(
+    "--ids", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For a .npy input: the ids, one a line."
+)
+@click.option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="For a .npy input: the texts, one a line.",
+)
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="What to do with an id that occurs twice; skip keeps the first.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
 @long_option
 @model_option
@@ -77,7 +91,9 @@ def build(
         built = build_from_vectors(vectors, ids=ids, texts=texts, **how)
     else:
         if ids or texts:
-            raise InvalidInputError("--ids and --texts belong to a .npy input: for text, use --id-column and --text-column")
+            raise InvalidInputError(
+                "--ids and --texts belong to a .npy input: for text, use --id-column and --text-column"
+            )
         encoder = load_any(model, device=device, on_long=on_long)
         corpus = open_corpus(inputs, reading)
         with document_bar("indexing") as advance:
@@ -122,10 +138,15 @@ def report_index(built: SemanticSearch, output: Path, *, seconds: float) -> None
     """Say on stderr what was built and what to do with it."""
     manifest = built.manifest
     maker = f"by {manifest.model.name}" if manifest.model else "of unknown origin"
-    say(f"{output}: {len(built):,} rows of width {manifest.dimension} {maker}, in {seconds:.1f} s")
+    say(
+        f"{output}: {len(built):,} rows of width {manifest.dimension} {maker}, in {seconds:.1f} s "
+        f"({len(built) / seconds:,.0f} rows/s), peak memory {peak_memory() / 2**20:,.0f} MiB"
+    )
     if manifest.num_skipped:
         say(f"{manifest.num_skipped:,} rows skipped: their id was taken")
     if manifest.num_zero:
-        say(f"{manifest.num_zero:,} rows have no vector (no word that the model knows) and will not be found by meaning")
+        say(
+            f"{manifest.num_zero:,} rows have no vector (no word that the model knows) and will not be found by meaning"
+        )
     if manifest.model and manifest.unit == "sentence":
         say(f'search it:  ctxembed search {output} "your question"')

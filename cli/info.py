@@ -13,7 +13,20 @@ from ctxembed.runtime import default_model, environment, existing
 
 from .output import emit, format_option
 
-SHOWN = ("name", "format", "version", "complete", "dimension", "rows", "documents", "words", "unit", "metric", "dtype", "generation")
+SHOWN = (
+    "name",
+    "format",
+    "version",
+    "complete",
+    "dimension",
+    "rows",
+    "documents",
+    "words",
+    "unit",
+    "metric",
+    "dtype",
+    "generation",
+)
 
 
 @click.command()
@@ -28,14 +41,17 @@ def info(folder: Path | None, output_format: str) -> None:
     Example:
       ctxembed info idx/
     """
-    if folder is None:
-        facts = installation()
-    else:
-        facts = describe(existing(folder))
+    facts = installation() if folder is None else describe(existing(folder))
     if output_format in ("json", "jsonl"):
         emit([facts], output_format)
     else:
-        emit([{"what": name, "value": value if not isinstance(value, float) else f"{value:g}"} for name, value in facts.items()], output_format)
+        emit(
+            [
+                {"what": name, "value": value if not isinstance(value, float) else f"{value:g}"}
+                for name, value in facts.items()
+            ],
+            output_format,
+        )
 
 
 def installation() -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.embedder import Embedder
     from ctxembed.static import StaticVectors
-    from ctxembed.units import Encoder
+    from ctxembed.types import Encoder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,11 +31,21 @@ def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 model_option = click.option(
-    "-m", "--model", envvar="CTXEMBED_MODEL", metavar="FOLDER", help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]"
+    "-m",
+    "--model",
+    envvar="CTXEMBED_MODEL",
+    metavar="FOLDER",
+    help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]",
 )
-seed_option = click.option("--seed", type=int, default=1, show_default=True, help="Decides everything that chance decides.")
+seed_option = click.option(
+    "--seed", type=int, default=1, show_default=True, help="Decides everything that chance decides."
+)
 long_option = click.option(
-    "--on-long", type=click.Choice(["window", "truncate", "error"]), default="window", show_default=True, help="What to do with texts longer than the model's window; window loses nothing."
+    "--on-long",
+    type=click.Choice(["window", "truncate", "error"]),
+    default="window",
+    show_default=True,
+    help="What to do with texts longer than the model's window; window loses nothing.",
 )
 resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -65,7 +75,15 @@ def reading_options(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         from ctxembed.corpus import ReadOptions
 
-        names = ("text_column", "id_column", "metadata_columns", "document", "encoding_errors", "split_sentences", "stdin_format")
+        names = (
+            "text_column",
+            "id_column",
+            "metadata_columns",
+            "document",
+            "encoding_errors",
+            "split_sentences",
+            "stdin_format",
+        )
         values = {name: kwargs.pop(name) for name in names}
         columns = values["metadata_columns"]
         values["metadata_columns"] = tuple(columns.split(",")) if columns else None
@@ -75,10 +93,28 @@ def reading_options(command: F) -> F:
         click.option("--text-column", default="text", show_default=True, help="Column or key that holds the text."),
         click.option("--id-column", help='Column or key of the ids; by default "id", else FILE:LINE.'),
         click.option("--metadata-columns", metavar="A,B", help="Columns to keep; all others by default."),
-        click.option("--document", type=click.Choice(["line", "paragraph"]), default="line", show_default=True, help="What one document of a txt file is."),
+        click.option(
+            "--document",
+            type=click.Choice(["line", "paragraph"]),
+            default="line",
+            show_default=True,
+            help="What one document of a txt file is.",
+        ),
         click.option("--split-sentences", is_flag=True, help="Make each sentence a document of its own."),
-        click.option("--encoding-errors", type=click.Choice(["strict", "replace"]), default="strict", show_default=True, help="What to do with bytes that are not UTF-8."),
-        click.option("--stdin-format", type=click.Choice(["txt", "jsonl"]), default="txt", show_default=True, help="Format of the input -."),
+        click.option(
+            "--encoding-errors",
+            type=click.Choice(["strict", "replace"]),
+            default="strict",
+            show_default=True,
+            help="What to do with bytes that are not UTF-8.",
+        ),
+        click.option(
+            "--stdin-format",
+            type=click.Choice(["txt", "jsonl"]),
+            default="txt",
+            show_default=True,
+            help="Format of the input -.",
+        ),
     )(run)  # type: ignore[return-value]
 
 
@@ -100,7 +136,6 @@ def load_static(path: str | None) -> StaticVectors:
     """Load the static vectors that --static names, or those that ship."""
     from ctxembed.runtime import default_model
     from ctxembed.static import StaticVectors
-    from ctxembed.units import Encoder
 
     return StaticVectors.load(path or default_model("static"))
 

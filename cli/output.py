@@ -13,7 +13,12 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 format_option = click.option(
-    "--format", "output_format", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table", show_default=True, help="How to print results."
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+    help="How to print results.",
 )
 
 
@@ -63,10 +68,25 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has held so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _emit_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value for key, value in row.items()})
+        writer.writerow(
+            {
+                key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+                for key, value in row.items()
+            }
+        )

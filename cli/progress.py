@@ -17,4 +17,8 @@ def document_bar(label: str, *, total: int | None = None, unit: str = "row") -> 
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit=unit, unit_scale=True, disable=None, delay=2.0, file=sys.stderr) as bar:
-        yield lambda done: bar.update(done) and None
+
+        def advance(done: int) -> None:
+            bar.update(done)
+
+        yield advance

@@ -22,13 +22,41 @@ def tokenizer() -> None:
 
 @tokenizer.command()
 @inputs_argument
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where tokenizer.json goes.")
-@click.option("--kind", type=click.Choice(["wordpiece", "bpe", "unigram"]), default="wordpiece", show_default=True, help="WordPiece is trained by BPE merges, as the library does it.")
-@click.option("--vocab-size", type=int, default=16_000, show_default=True, help="Pieces to learn, special tokens included.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where tokenizer.json goes.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["wordpiece", "bpe", "unigram"]),
+    default="wordpiece",
+    show_default=True,
+    help="WordPiece is trained by BPE merges, as the library does it.",
+)
+@click.option(
+    "--vocab-size", type=int, default=16_000, show_default=True, help="Pieces to learn, special tokens included."
+)
 @click.option("--lowercase/--keep-case", default=True, show_default=True, help='Read "Bank" as "bank".')
 @click.option("--strip-accents/--keep-accents", default=False, show_default=True, help='Read "café" as "cafe".')
-@click.option("--unicode", "unicode_form", type=click.Choice(["nfc", "nfkc", "none"]), default="nfc", show_default=True, help="Unicode normalisation.")
-@click.option("--sample", type=click.IntRange(min=1), default=200_000, show_default=True, help="Most documents to learn from, drawn by the seed: bounds the memory.")
+@click.option(
+    "--unicode",
+    "unicode_form",
+    type=click.Choice(["nfc", "nfkc", "none"]),
+    default="nfc",
+    show_default=True,
+    help="Unicode normalisation.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=200_000,
+    show_default=True,
+    help="Most documents to learn from, drawn by the seed: bounds the memory.",
+)
 @reading_options
 @seed_option
 def train(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ctxembed.config import TrainingConfig
     from ctxembed.corpus import ReadOptions
 
-output_option = click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the model goes.")
+output_option = click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the model goes."
+)
 
 loop_options = stacked(
     click.option("--max-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Optimiser steps."),
@@ -27,7 +29,9 @@ loop_options = stacked(
     click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak, after warm-up."),
     click.option("--max-length", type=int, default=128, show_default=True, help="Most tokens of a row in training."),
     click.option("--save-every", type=int, default=200, show_default=True, help="Steps between checkpoints."),
-    click.option("--eval-every", type=int, default=500, show_default=True, help="Steps between evaluations on held-out rows."),
+    click.option(
+        "--eval-every", type=int, default=500, show_default=True, help="Steps between evaluations on held-out rows."
+    ),
 )
 
 
@@ -39,9 +43,17 @@ def train() -> None:
 @train.command()
 @inputs_argument
 @output_option
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the encoder.")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML with [encoder], [tokenizer], [masking] settings; wins over --preset.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="A trained tokenizer; by default one is trained on the corpus.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the encoder."
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML with [encoder], [tokenizer], [masking] settings; wins over --preset.",
+)
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="A trained tokenizer; by default one is trained on the corpus."
+)
 @click.option("--vocab-size", type=int, default=16_000, show_default=True, help="Of the tokenizer trained here.")
 @click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
 @loop_options
@@ -86,20 +98,44 @@ def mlm(
     with training_line(training) as report:
         train_mlm(
             documents,
-            run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report, notes={"inputs": input_names(inputs)}),
+            run=Run(
+                folder=output,
+                training=training,
+                resume=resume,
+                device=chosen_device(device),
+                report=report,
+                notes={"inputs": input_names(inputs)},
+            ),
             shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings.get("encoder", {})},
-            tokenizer=given or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings.get("tokenizer", {})}),
+            tokenizer=given
+            or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings.get("tokenizer", {})}),
             masking=from_mapping(MaskingConfig, settings.get("masking", {})),
         )
-    say(f"the model is in {output}: try  ctxembed compare -m {output} \"the [bank] of the river\" \"the [bank] lent money\"")
+    say(
+        f'the model is in {output}: try  ctxembed compare -m {output} "the [bank] of the river" "the [bank] lent money"'
+    )
 
 
 @train.command()
-@click.option("--sentences", multiple=True, type=click.Path(path_type=Path), help="Folder of a teacher's sentence vectors (ctxembed embed); may be repeated.")
-@click.option("--words", multiple=True, type=click.Path(path_type=Path), help="Folder of a teacher's word vectors (ctxembed embed --unit word); may be repeated.")
+@click.option(
+    "--sentences",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a teacher's sentence vectors (ctxembed embed); may be repeated.",
+)
+@click.option(
+    "--words",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a teacher's word vectors (ctxembed embed --unit word); may be repeated.",
+)
 @click.option("--init", required=True, type=click.Path(path_type=Path), help="The model to start from (train mlm).")
 @output_option
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML with [distillation] and [masking] settings.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML with [distillation] and [masking] settings.",
+)
 @loop_options
 @seed_option
 @resume_option
@@ -162,10 +198,18 @@ def distill(
 @click.option("--window", type=int, default=5, show_default=True, help="Most words between a word and its neighbour.")
 @click.option("--min-count", type=int, default=5, show_default=True, help="A word must occur so often.")
 @click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the corpus.")
-@click.option("--algorithm", type=click.Choice(["skip-gram", "cbow"]), default="skip-gram", show_default=True, help="Word2Vec's two forms.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["skip-gram", "cbow"]),
+    default="skip-gram",
+    show_default=True,
+    help="Word2Vec's two forms.",
+)
 @click.option("--max-vocabulary", type=int, help="Keep only so many words, the most frequent.")
 @click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Training threads; only with 1 are two runs equal.")
+@click.option(
+    "--workers", type=int, default=1, show_default=True, help="Training threads; only with 1 are two runs equal."
+)
 @reading_options
 @seed_option
 def static(

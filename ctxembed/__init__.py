@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "ctxembed.corpus": ("Corpus", "ReadOptions"),
     "ctxembed.embedder": ("Embedder",),
-    "ctxembed.errors": ("ArtifactError", "CtxEmbedError", "InvalidInputError", "MissingInputError", "MissingLibraryError"),
+    "ctxembed.errors": (
+        "ArtifactError",
+        "CtxEmbedError",
+        "InvalidInputError",
+        "MissingInputError",
+        "MissingLibraryError",
+    ),
     "ctxembed.index": ("VectorIndex",),
     "ctxembed.search": ("SemanticSearch",),
     "ctxembed.static": ("StaticVectors",),

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: one for each concern, TOML or JSON in, and a typing error is answered with the right name."""
+"""Settings as frozen dataclasses: TOML or JSON in, and a misspelt name is answered with the right one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ctxembed.errors import InvalidInputError
 
@@ -24,6 +24,17 @@ def check(condition: bool, message: str) -> None:
     """Refuse a setting: raise InvalidInputError with the message unless the condition holds."""
     if not condition:
         raise InvalidInputError(message)
+
+
+def check_choices(config: Any) -> None:
+    """Refuse a config in which a field that must be one of a few words is another; for ``__post_init__``.
+
+    Raises:
+        InvalidInputError: With the field, its value and the words.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal:
+            _check_type(type(config).__name__, name, getattr(config, name), hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,7 @@ class EncoderConfig:
     max_length: int = 256
     """Most tokens of one window, special tokens included."""
     positions: Positions = "learned"
-    """Where order comes from: a learned table, fixed sinusoids (Vaswani et al. 2017), or rotated Q and K (Su et al. 2021)."""
+    """Where order comes from: a learned table, sinusoids (Vaswani et al. 2017), or rotated Q and K (Su et al. 2021)."""
     norm: NormPlacement = "post"
     """Layer normalisation after each residual sum (BERT) or before each part (more stable at depth)."""
     feed_forward: FeedForward = "gelu"
@@ -56,6 +67,7 @@ class EncoderConfig:
     """Rows of the segment table of BERT checkpoints; 0 for none."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
             check(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: must be at least 1")
         check(self.max_length >= 3, f"max_length = {self.max_length}: must be at least 3 (two tokens are special)")
@@ -64,6 +76,8 @@ class EncoderConfig:
             f"hidden_size = {self.hidden_size} is not a multiple of num_heads = {self.num_heads}: change one",
         )
         check(0.0 <= self.dropout < 1.0, f"dropout = {self.dropout}: must be in [0, 1)")
+        check(self.layer_norm_eps > 0, f"layer_norm_eps = {self.layer_norm_eps}: must be above 0")
+        check(self.num_token_types >= 0, f"num_token_types = {self.num_token_types}: must be at least 0")
         if self.positions == "rotary":
             width = self.hidden_size // self.num_heads
             check(width % 2 == 0, f"head width {width} is odd: rotary positions turn pairs, choose another num_heads")
@@ -74,9 +88,12 @@ class PoolingConfig:
     """How token vectors become sentence and word vectors."""
 
     sentence: Pooling = "mean"
-    """Mean over the tokens (special tokens included, as sentence-transformers does), the first token, or the maximum."""
+    """Mean over the tokens (special ones included, as sentence-transformers does), the first token, or the maximum."""
     usage_layer: int = -1
     """The layer that word-in-context vectors are read from: 0 is the embedding layer, -1 the last."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +130,9 @@ class TrainingConfig:
             check(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: must be at least 1")
         check(self.learning_rate > 0, f"learning_rate = {self.learning_rate}: must be above 0")
         check(0 <= self.warmup_fraction < 1, f"warmup_fraction = {self.warmup_fraction}: must be in [0, 1)")
+        check(self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must be at least 0")
+        check(self.clip_norm > 0, f"clip_norm = {self.clip_norm}: must be above 0")
+        check(self.max_length >= 3, f"max_length = {self.max_length}: must be at least 3 (two tokens are special)")
         check(
             self.batch_tokens // self.accumulation >= self.max_length,
             f"batch_tokens / accumulation = {self.batch_tokens // self.accumulation} is less than one row of "
@@ -141,20 +161,22 @@ def from_mapping(kind: type[C], values: Mapping[str, Any]) -> C:
             advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(hints)}"
             raise InvalidInputError(f"unknown setting {key!r} for {kind.__name__}: {advice}")
         _check_type(kind.__name__, key, value, hints[key])
-    missing = [
-        f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.name not in values  # type: ignore[arg-type]
-    ]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in values]
     check(not missing, f"{kind.__name__} needs {', '.join(missing)}: add it")
     return kind(**values)
 
 
 def _check_type(owner: str, key: str, value: Any, hint: Any) -> None:
-    if choices := get_args(hint):
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
         check(value in choices, f"{owner}.{key} = {value!r}: must be one of {', '.join(map(str, choices))}")
         return
-    accepted = (int, float) if hint is float else hint
-    wrong = not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool)
-    check(not wrong, f"{owner}.{key} = {value!r}: must be a {hint.__name__}")
+    accepted = get_args(hint) or (hint,)  # the members of a union, or the type alone
+    if float in accepted:
+        accepted = (*accepted, int)
+    wrong = not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)
+    check(not wrong, f"{owner}.{key} = {value!r}: must be a {' or '.join(kind.__name__ for kind in accepted)}")
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ are computed together, so that nothing is ever padded. Letters: N items, T token
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -72,7 +73,7 @@ class Embedder:
         """Put a model on a device.
 
         Args:
-            checkpoint: The model.
+            checkpoint: The model, left as it is.
             device: auto, cpu, cuda or mps.
             dtype: auto (bfloat16 where the hardware multiplies it fast), float32 or bfloat16.
             on_long: What happens to a text of more than ``max_length`` tokens: overlapping windows
@@ -86,8 +87,8 @@ class Embedder:
         check(on_long in get_args(OnLong), f"on_long = {on_long!r}: must be one of {', '.join(get_args(OnLong))}")
         self._device = choose_device(device)
         self._dtype = choose_dtype(dtype, self._device)
-        self._checkpoint = checkpoint
-        self._encoder = checkpoint.encoder.to(self._device, self._dtype).eval()
+        self._encoder = copy.deepcopy(checkpoint.encoder).to(self._device, self._dtype).eval()
+        self._checkpoint = replace(checkpoint, encoder=self._encoder)
         self._on_long = on_long
         self.long_texts = LongTexts()
 
@@ -179,7 +180,8 @@ class Embedder:
         for number, usage in enumerate(usages):
             check(
                 0 <= usage.start < usage.end <= len(usage.text),
-                f"usage {number} is characters {usage.start} to {usage.end} of a text of {len(usage.text)}: mark a word inside it",
+                f"usage {number} is characters {usage.start} to {usage.end} of a text of "
+                f"{len(usage.text)}: mark a word inside it",
             )
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, usage in enumerate(usages):
@@ -296,7 +298,8 @@ class Embedder:
         width = self.max_length - 2
         check(
             self._on_long != "error",
-            f"a text has {length} tokens, the model takes {width}: shorten it, or use on_long window (nothing lost) or truncate",
+            f"a text has {length} tokens, the model takes {width}: "
+            "shorten it, or use on_long window (nothing lost) or truncate",
         )
         self.long_texts.texts += 1
         self.long_texts.lost_tokens += length - width if self._on_long == "truncate" else 0
@@ -352,7 +355,8 @@ def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> N
 def _normalise(vectors: Vectors) -> Vectors:
     """Divide rows by their length in place; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+    unit: Vectors = np.divide(vectors, norms, out=vectors, where=norms > 0)
+    return unit
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -110,8 +110,8 @@ class TransformersEncoder:
                     return_tensors="pt",
                 )
                 offsets = batch.pop("offset_mapping").numpy().astype(np.int32)
-                output = self._model(**batch.to(self._device), output_hidden_states=True)
-                hidden = output.hidden_states[-1].float().cpu().numpy()
+                # With its later layers set aside, what the encoder ends with is the layer asked for.
+                hidden = self._model(**batch.to(self._device)).last_hidden_state.float().cpu().numpy()
                 yield members, hidden, batch["attention_mask"].cpu().numpy(), offsets
 
     def _layers(self) -> Any:
@@ -137,4 +137,5 @@ class _Shortened:
 
 def _unit(vectors: Vectors) -> Vectors:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=vectors, where=norms > 0)
+    unit: Vectors = np.divide(vectors, norms, out=vectors, where=norms > 0)
+    return unit

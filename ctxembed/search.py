@@ -153,8 +153,8 @@ class SemanticSearch:
             on_progress=on_progress,
             part_rows=PART_ROWS,
         )
-        index = VectorIndex(folder.dimension, capacity=len(folder))
-        _publish(folder.iter_parts(), path, folder.settings, index, on_duplicate)
+        size = (folder.dimension, len(folder))
+        _publish(folder.iter_parts(), path, folder.settings, size=size, on_duplicate=on_duplicate)
         return cls.open(path, encoder=encoder, verify=False)
 
     @classmethod
@@ -184,7 +184,7 @@ class SemanticSearch:
             InvalidInputError: If the folder is taken, an id occurs twice, or a vector or row cannot be stored.
         """
         path = _claim(path, overwrite=overwrite, resume=False)
-        _publish(parts, path, settings, VectorIndex(dimension, capacity=capacity), on_duplicate)
+        _publish(parts, path, settings, size=(dimension, capacity), on_duplicate=on_duplicate)
         return cls.open(path, verify=False)
 
     @classmethod
@@ -319,10 +319,16 @@ def _publish(
     parts: Iterable[tuple[Sequence[Row], NDArray[Any]]],
     path: Path,
     settings: Mapping[str, Any],
-    index: VectorIndex,
+    *,
+    size: tuple[int, int],
     on_duplicate: OnDuplicate,
 ) -> None:
-    """Write the next generation's files, make it the one that counts, then remove what is no longer needed."""
+    """Write the next generation's files, make it the one that counts, then remove what is no longer needed.
+
+    ``size`` is width and expected rows. The index lives in here only, so that it is gone from memory
+    before anybody opens the files.
+    """
+    index = VectorIndex(size[0], capacity=size[1])
     path.mkdir(parents=True, exist_ok=True)
     generation = IndexManifest.read(path).generation + 1 if (path / MANIFEST).exists() else 1
     names = {"index": f"index.{generation}.faiss", "rows": f"rows.{generation}.sqlite"}

@@ -17,7 +17,7 @@ from ctxembed.errors import InvalidInputError
 from ctxembed.types import Span, Usage
 
 _WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’\-‐][\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
-_MARK = regex.compile(r"\[([^\[\]]+)\]")
+_MARK = regex.compile(r"\[([^\[\]]*[^\[\]\s][^\[\]]*)\]")
 
 # A sentence may end at . ! ? … (or their full-width forms), any closing quotes or brackets included.
 _SENTENCE_END = regex.compile(r"(?:[.!?…]+[\"'”’)\]»]*(?=\s)|[。！？]+[」』）]*|\n+)")
@@ -45,12 +45,13 @@ def word_spans(text: str) -> list[Span]:
 
 
 def word_form(word: str) -> str:
-    """Return the key under which a word is counted and looked up: NFC, case-folded, straight apostrophe.
+    r"""Return the key under which a word is counted and looked up: case-folded, NFC, straight apostrophe.
 
-    >>> word_form("Cafe\\u0301’s")
+    >>> word_form("Cafe\u0301’s")
     "café's"
     """
-    return unicodedata.normalize("NFC", word).replace("’", "'").replace("‐", "-").casefold()
+    folded = unicodedata.normalize("NFC", word).replace("’", "'").replace("‐", "-").casefold()
+    return unicodedata.normalize("NFC", folded)  # folding takes some characters apart, such as the Greek ΐ
 
 
 def word_forms(text: str) -> list[str]:
@@ -152,18 +153,19 @@ def find_usage(text: str, word: str) -> Usage:
 
 
 FUNCTION_WORDS = frozenset(
-    "a about above after again against all also although always am among an and another any anybody anyone anything are "
-    "aren't around as at away be became because become been before being below between both but by can can't cannot could "
-    "couldn't did didn't do does doesn't doing don't down during each either else enough ever every everybody everyone "
-    "everything few for from further get gets getting got had hadn't has hasn't have haven't having he he'd he'll he's her "
-    "here hers herself him himself his how however i i'd i'll i'm i've if in instead into is isn't it it's its itself just "
-    "least less let like made make makes many may me might mine more most much must my myself neither never no nobody none "
-    "nor not nothing now of off often on once one only onto or other others ought our ours ourselves out over own per perhaps "
-    "quite rather really same shall she she'd she'll she's should shouldn't since so some somebody someone something such "
-    "than that that's the their theirs them themselves then there there's therefore these they they'd they'll they're "
-    "they've this those though through thus till to too toward towards under unless until up upon us very was wasn't we "
-    "we'd we'll we're we've were weren't what whatever when where whether which while who whoever whom whose why will with "
-    "within without won't would wouldn't yes yet you you'd you'll you're you've your yours yourself".split()
+    "a about above after again against all also although always am among an and another any anybody anyone anything "
+    "are aren't around as at away be became because become been before being below between both but by can can't "
+    "cannot could couldn't did didn't do does doesn't doing don't down during each either else enough ever every "
+    "everybody everyone everything few for from further get gets getting got had hadn't has hasn't have haven't "
+    "having he he'd he'll he's her here hers herself him himself his how however i i'd i'll i'm i've if in instead "
+    "into is isn't it it's its itself just least less let like made make makes many may me might mine more most much "
+    "must my myself neither never no nobody none nor not nothing now of off often on once one only onto or other "
+    "others ought our ours ourselves out over own per perhaps quite rather really same shall she she'd she'll she's "
+    "should shouldn't since so some somebody someone something such than that that's the their theirs them themselves "
+    "then there there's therefore these they they'd they'll they're they've this those though through thus till to "
+    "too toward towards under unless until up upon us very was wasn't we we'd we'll we're we've were weren't what "
+    "whatever when where whether which while who whoever whom whose why will with within without won't would wouldn't "
+    "yes yet you you'd you'll you're you've your yours yourself".split()
 )
 """English words that do grammar's work; everything else counts as a content word."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from ctxembed.config import check
+from ctxembed.config import check, check_choices
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.runtime import atomic_path, existing, sha256_text
 from ctxembed.text import word_spans
@@ -55,7 +55,9 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         lowest = 256 + len(SPECIAL_TOKENS) if self.kind == "bpe" else len(SPECIAL_TOKENS) + 1
-        check(self.vocab_size >= lowest, f"vocab_size = {self.vocab_size}: a {self.kind} tokenizer needs at least {lowest}")
+        check_choices(self)
+        advice = f"a {self.kind} tokenizer needs at least {lowest}"
+        check(self.vocab_size >= lowest, f"vocab_size = {self.vocab_size}: {advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class SubwordTokenizer:
         self._json = str(tokenizer.to_str())
         before = json.dumps(json.loads(self._json)["pre_tokenizer"])
         self._tokens_hold_spaces = "ByteLevel" in before or "Metaspace" in before
-        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = (self._special(t) for t in SPECIAL_TOKENS)
+        special = [self._special(name) for name in SPECIAL_TOKENS]
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = special
 
     @classmethod
     def train(cls, texts: Iterable[str], *, config: TokenizerConfig) -> SubwordTokenizer:
@@ -112,8 +115,9 @@ class SubwordTokenizer:
         """
         texts = _encodable(list(texts))
         if not any(word_spans(text) for text in texts):
-            raise InvalidInputError("the corpus holds no word to train a tokenizer on: check the input and its text column")
-        return cls({"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}[config.kind](texts, config))
+            raise InvalidInputError("the corpus holds no word to train on: check the input and its text column")
+        train = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}[config.kind]
+        return cls(train(texts, config))
 
     @classmethod
     def load(cls, path: str | Path) -> SubwordTokenizer:
@@ -129,8 +133,8 @@ class SubwordTokenizer:
         file = existing(path / FILE_NAME) if path.is_dir() else path
         try:
             return cls(Tokenizer.from_file(str(file)))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for any damage
-            raise ArtifactError(f"{file} is not a tokenizer that can be read ({error}): train it again or copy it anew") from error
+        except Exception as error:  # tokenizers raises bare Exception for any damage
+            raise ArtifactError(f"{file} is no tokenizer that can be used ({error}): train it again") from error
 
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` into a folder, atomically."""
@@ -249,7 +253,7 @@ def _train_wordpiece(texts: list[str], config: TokenizerConfig) -> Tokenizer:
     pieces = [*SPECIAL_TOKENS, *frequent, *(f"##{c}" for c in frequent if not _STANDS_ALONE.match(c))]
     if len(pieces) > config.vocab_size:
         raise _too_many_characters(config, f"{len(frequent)} of them need {len(pieces)} pieces")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))  # noqa: S106
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # Left to itself the trainer numbers the ## characters in the order of a hash map, and equal counts are decided by
@@ -296,12 +300,12 @@ def _train_unigram(texts: list[str], config: TokenizerConfig) -> Tokenizer:
     trainer = trainers.UnigramTrainer(
         vocab_size=config.vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
-        unk_token="[UNK]",  # noqa: S106
+        unk_token="[UNK]",
         show_progress=False,
     )
     try:
         tokenizer.train_from_iterator(texts, trainer=trainer)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+    except Exception as error:  # tokenizers raises bare Exception
         raise _too_many_characters(config, str(error)) from error
     return tokenizer
 

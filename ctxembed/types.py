@@ -110,3 +110,8 @@ class UsageEncoder(Protocol):
     def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
         """Return float32 (N, D), L2-normalised; a word that has no vector is a zero row."""
         ...
+
+
+@runtime_checkable
+class Encoder(TextEncoder, UsageEncoder, Protocol):
+    """Anything that does both; so do all encoders of this package."""

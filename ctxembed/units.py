@@ -14,7 +14,7 @@ from ctxembed.types import Document, Span, TextEncoder, Usage, UsageEncoder, Vec
 from ctxembed.vectors import Row, VectorFolder, VectorWriter, encoder_settings
 
 Unit: TypeAlias = Literal["sentence", "word", "token"]
-Encoder: TypeAlias = TextEncoder | UsageEncoder
+AnyEncoder: TypeAlias = TextEncoder | UsageEncoder
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class TokenSpans(Protocol):
 
 
 def embed_documents(
-    documents: Sequence[Document], encoder: Encoder, *, unit: Unit = "sentence", layer: int | None = None
+    documents: Sequence[Document], encoder: AnyEncoder, *, unit: Unit = "sentence", layer: int | None = None
 ) -> tuple[list[Row], Vectors]:
     """Encode some documents.
 
@@ -65,7 +65,7 @@ def embed_documents(
 def embed_corpus(
     documents: Iterable[Document],
     *,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     path: str | Path,
     unit: Unit = "sentence",
     layer: int | None = None,
@@ -108,7 +108,7 @@ def embed_corpus(
     return VectorFolder.open(path, verify=False)
 
 
-def _span_finder(encoder: Encoder, unit: Unit) -> Callable[[str], list[Span]]:
+def _span_finder(encoder: AnyEncoder, unit: Unit) -> Callable[[str], list[Span]]:
     if unit == "word":
         return word_spans
     if not isinstance(encoder, TokenSpans):

@@ -1,4 +1,4 @@
-"""Writes what follows from the hand-written files: the other formats of the sample corpus, and the word-in-context pairs.
+"""Writes what follows from the hand-written files: other formats of the sample corpus, and word-in-context pairs.
 
 The sources are ``corpora/sample.jsonl`` and ``benchmarks/word_in_context/uses.jsonl``. Run ``make data`` after a
 change to either; a test compares the result with what is in the folder, and SHA256SUMS freezes it.

@@ -17,7 +17,7 @@ from ctxembed.types import Scalar, TextEncoder, UsageEncoder
 if TYPE_CHECKING:
     import pandas as pd
 
-Encoder: TypeAlias = TextEncoder | UsageEncoder
+AnyEncoder: TypeAlias = TextEncoder | UsageEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class SystemResult:
 
 def run_suite(
     suite: Suite,
-    encoders: Sequence[Encoder],
+    encoders: Sequence[AnyEncoder],
     *,
     layers: Sequence[int | None] = (None,),
     on_task: Callable[[SystemResult], None] | None = None,
@@ -110,7 +110,7 @@ def write_results(path: Path, results: Sequence[SystemResult], *, suite: Suite, 
 
 
 def _evaluate(
-    encoder: Encoder, data: BenchmarkSet, layers: Sequence[int | None]
+    encoder: AnyEncoder, data: BenchmarkSet, layers: Sequence[int | None]
 ) -> Iterator[tuple[int | None, TaskResult]]:
     if isinstance(data, UsageSet):
         if not isinstance(encoder, UsageEncoder):
@@ -127,7 +127,7 @@ def _evaluate(
             yield None, result
 
 
-def _system_names(encoders: Sequence[Encoder]) -> list[str]:
+def _system_names(encoders: Sequence[AnyEncoder]) -> list[str]:
     """Name every encoder differently: by its name, and where that is shared by its fingerprint too."""
     if not encoders:
         raise InvalidInputError("no model is named: give at least one with --model")

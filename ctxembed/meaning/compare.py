@@ -20,7 +20,7 @@ class Comparison:
     contextual: Vectors
     """float32 (N, N), cosine similarity in context, in [-1, 1]."""
     static: Vectors | None
-    """float32 (N, N), cosine of the static vectors; rows and columns of unknown words are NaN. None if not asked for."""
+    """float32 (N, N), cosine of the static vectors, NaN where a word is unknown. None if not asked for."""
     nearest: tuple[tuple[Neighbour, ...], ...]
     """For each use the background words used most like it; empty without a background."""
 
@@ -52,7 +52,9 @@ def compare_usages(
     vectors = encoder.encode_usages(usages, layer=layer)
     for usage, vector in zip(usages, vectors, strict=True):
         if not vector.any():
-            raise InvalidInputError(f"{encoder.name} sees nothing in {usage.word!r}: mark a word made of letters or digits")
+            raise InvalidInputError(
+                f"{encoder.name} sees nothing in {usage.word!r}: mark a word made of letters or digits"
+            )
     nearest = background.nearest(vectors, words=[u.word for u in usages], k=k) if background else []
     return Comparison(
         usages=tuple(usages),
@@ -68,7 +70,7 @@ def similarities(vectors: Vectors) -> Vectors:
     >>> similarities(np.array([[1, 0], [0.6, 0.8], [0, 0]], dtype=np.float32)).round(2).tolist()
     [[1.0, 0.6000000238418579, nan], [0.6000000238418579, 1.0, nan], [nan, nan, nan]]
     """
-    products = np.clip(vectors @ vectors.T, -1.0, 1.0).astype(np.float32)
+    products: Vectors = np.clip(vectors @ vectors.T, -1.0, 1.0).astype(np.float32)
     unknown = ~vectors.any(axis=1)
     products[unknown, :] = np.nan
     products[:, unknown] = np.nan

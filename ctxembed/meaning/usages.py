@@ -88,7 +88,9 @@ class Background:
                 forms.append(form)
                 kept.append(number)
         vectors = np.ascontiguousarray(folder.vectors()[kept], dtype=np.float32).reshape(-1, folder.dimension)
-        return cls(list(texts), np.array(places, dtype=np.int64).reshape(-1, 3), np.array(forms, dtype=np.str_), vectors)
+        return cls(
+            list(texts), np.array(places, dtype=np.int64).reshape(-1, 3), np.array(forms, dtype=np.str_), vectors
+        )
 
     def nearest(self, vectors: Vectors, *, words: Sequence[str], k: int) -> list[list[Neighbour]]:
         """Find the words whose use is most like each of some uses.

@@ -81,7 +81,9 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         if hidden_size % num_heads:
-            raise InvalidInputError(f"hidden_size = {hidden_size} is not a multiple of num_heads = {num_heads}: change one")
+            raise InvalidInputError(
+                f"hidden_size = {hidden_size} is not a multiple of num_heads = {num_heads}: change one"
+            )
         self.num_heads = num_heads
         self.head_width = hidden_size // num_heads
         self.dropout = dropout
@@ -129,4 +131,5 @@ class MultiHeadAttention(nn.Module):
         return self.output(joined), weights if need_weights else None
 
     def _split(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(-1, (self.num_heads, self.head_width)).transpose(1, 2)  # (B, H, T, K)
+        batch, tokens, _ = vectors.shape
+        return vectors.view(batch, tokens, self.num_heads, self.head_width).transpose(1, 2)  # (B, H, T, K)

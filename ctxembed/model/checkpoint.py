@@ -24,6 +24,7 @@ from ctxembed.tokenizer import SubwordTokenizer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT, VERSION = "ctxembed-model", 1
+_ENTRIES = {"name": str, "encoder": dict, "pooling": dict, "prompts": dict, "masked_word_head": bool, "files": dict}
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,20 @@ def save_checkpoint(
 
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in _modules(checkpoint).state_dict().items()}
+    tensors = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in _modules(checkpoint).state_dict().items()
+    }
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise InvalidInputError(f"{name} holds values that are not finite in {dtype}: the training diverged, or use float32")
+            raise InvalidInputError(
+                f"{name} holds values that are not finite in {dtype}: the training diverged, or use float32"
+            )
     with atomic_path(path / WEIGHTS_FILE) as temporary:
         save_file(tensors, str(temporary))
     checkpoint.tokenizer.save(path)
     write_json(path / "training.json", dict(training or {}))
     with atomic_path(path / "README.md") as temporary:
         temporary.write_text(card or f"# {checkpoint.name}\n\nA ctxembed model.\n", encoding="utf-8")
-    files = {
-        name: {"bytes": (path / name).stat().st_size, "sha256": sha256_file(path / name)}
-        for name in (WEIGHTS_FILE, TOKENIZER_FILE)
-    }
     write_json(
         path / CONFIG_FILE,
         {
@@ -87,7 +88,7 @@ def save_checkpoint(
             "pooling": to_mapping(checkpoint.pooling),
             "prompts": dict(checkpoint.prompts),
             "masked_word_head": checkpoint.head is not None,
-            "files": files,
+            "files": {name: _file_record(path / name) for name in (WEIGHTS_FILE, TOKENIZER_FILE)},
         },
     )
 
@@ -113,7 +114,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"{path} is not a ctxembed model (its {CONFIG_FILE} has no format {FORMAT!r}): `ctxembed train` makes one"
         )
     if config.get("version") != VERSION:
-        raise ArtifactError(f"{path} has format version {config.get('version')}, this ctxembed reads {VERSION}: upgrade ctxembed")
+        raise ArtifactError(
+            f"{path} has format version {config.get('version')}, this ctxembed reads {VERSION}: upgrade ctxembed"
+        )
+    if wrong := [name for name, kind in _ENTRIES.items() if not isinstance(config.get(name), kind)]:
+        raise ArtifactError(f"{file} is damaged (no usable {', '.join(wrong)}): copy the model anew")
     return config
 
 
@@ -130,18 +135,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     config = read_config(path)
     _verify(path, config["files"])
-    encoder_config = from_mapping(EncoderConfig, config["encoder"])
+    try:
+        encoder_config = from_mapping(EncoderConfig, config["encoder"])
+        pooling = from_mapping(PoolingConfig, config["pooling"])
+    except InvalidInputError as error:
+        raise ArtifactError(f"{path / CONFIG_FILE} is damaged ({error}): copy the model anew") from error
     tokenizer = SubwordTokenizer.load(path)
     if len(tokenizer) > encoder_config.vocab_size:
         raise ArtifactError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens, the encoder {encoder_config.vocab_size}: they do not belong together"
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the encoder {encoder_config.vocab_size}: "
+            "they do not belong together"
         )
     checkpoint = Checkpoint(
         name=config["name"],
         encoder=TransformerEncoder(encoder_config),
         head=MaskedWordHead(encoder_config) if config["masked_word_head"] else None,
         tokenizer=tokenizer,
-        pooling=from_mapping(PoolingConfig, config["pooling"]),
+        pooling=pooling,
         prompts=config["prompts"],
         fingerprint=_fingerprint(config),
     )
@@ -161,13 +171,20 @@ def _modules(checkpoint: Checkpoint) -> nn.ModuleDict:
     return nn.ModuleDict(modules)
 
 
+def _file_record(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+
+
 def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, expected in files.items():
+    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
         file = path / name
         if not file.is_file():
             raise ArtifactError(f"{file} is missing: copy the model anew")
-        if file.stat().st_size != expected["bytes"] or sha256_file(file) != expected["sha256"]:
-            raise ArtifactError(f"{file} is damaged or of another model (its sha256 is not the one in {CONFIG_FILE}): copy the model anew")
+        if files.get(name) != _file_record(file):
+            raise ArtifactError(
+                f"{file} is damaged or of another model (its sha256 is not the one in {CONFIG_FILE}): "
+                "copy the model anew"
+            )
 
 
 def _fingerprint(config: Mapping[str, Any]) -> str:

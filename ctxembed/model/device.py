@@ -43,7 +43,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def is_bfloat16_fast(device: torch.device) -> bool:
     """Tell whether matrix products in bfloat16 have hardware support: AMX or AVX512-BF16, or a recent GPU."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
     capabilities = torch.backends.cpu.get_cpu_capability()

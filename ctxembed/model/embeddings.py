@@ -32,9 +32,12 @@ class TokenEmbedding(nn.Module):
         self.types = nn.Embedding(config.num_token_types, config.hidden_size) if config.num_token_types else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
+        self.sinusoids: Tensor | None
         self.register_buffer("sinusoids", None, persistent=False)
         if config.positions == "sinusoidal":
-            self.register_buffer("sinusoids", sinusoidal_positions(config.max_length, config.hidden_size), persistent=False)
+            self.register_buffer(
+                "sinusoids", sinusoidal_positions(config.max_length, config.hidden_size), persistent=False
+            )
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Map ids (B, T) to vectors (B, T, D); all tokens belong to segment 0."""
@@ -46,4 +49,5 @@ class TokenEmbedding(nn.Module):
             hidden = hidden + self.sinusoids[:length].to(hidden.dtype)
         if self.types is not None:
             hidden = hidden + self.types.weight[0]
-        return self.dropout(self.norm(hidden))
+        embedded: Tensor = self.dropout(self.norm(hidden))
+        return embedded

@@ -47,10 +47,13 @@ class FeedForward(nn.Module):
         """Map (B, T, D) to (B, T, D)."""
         inner = self.inner(hidden)  # (B, T, intermediate), twice that when gated
         if self.kind == "gelu":
-            return self.outer(functional.gelu(inner))
-        gate, value = inner.chunk(2, dim=-1)
-        activate = functional.gelu if self.kind == "geglu" else functional.silu
-        return self.outer(activate(gate) * value)
+            inner = functional.gelu(inner)
+        else:
+            gate, value = inner.chunk(2, dim=-1)
+            activate = functional.gelu if self.kind == "geglu" else functional.silu
+            inner = activate(gate) * value
+        outer: Tensor = self.outer(inner)
+        return outer
 
 
 class EncoderLayer(nn.Module):

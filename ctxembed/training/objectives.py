@@ -50,7 +50,7 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         check(0 < self.mask_fraction < 1, f"mask_fraction = {self.mask_fraction}: must be between 0 and 1")
         check(
-            0 <= self.keep_fraction and 0 <= self.random_fraction and self.keep_fraction + self.random_fraction <= 1,
+            min(self.keep_fraction, self.random_fraction) >= 0 and self.keep_fraction + self.random_fraction <= 1,
             "keep_fraction and random_fraction must not be negative nor sum to more than 1",
         )
 
@@ -71,14 +71,14 @@ def mask_tokens(
         The changed ids (B, T), and the boolean mask (B, T) of positions to predict: never special
         tokens or padding, at least one in a batch that has an ordinary token.
     """
-    position = torch.arange(ids.size(1))
+    position = torch.arange(ids.size(1), device=ids.device)
     ordinary = (position > 0) & (position < lengths[:, None] - 1)  # (B, T)
-    chance = torch.rand(ids.shape, generator=generator).masked_fill(~ordinary, 2.0)
+    chance = torch.rand(ids.shape, generator=generator).to(ids.device).masked_fill(~ordinary, 2.0)
     chosen = chance < config.mask_fraction
     if not chosen.any() and ordinary.any():
         chosen = chance == chance.min()
-    fate = torch.rand(ids.shape, generator=generator)
-    random_ids = torch.randint(0, len(tokenizer), ids.shape, generator=generator)
+    fate = torch.rand(ids.shape, generator=generator).to(ids.device)
+    random_ids = torch.randint(0, len(tokenizer), ids.shape, generator=generator).to(ids.device)
     changed = torch.where(chosen & (fate >= config.keep_fraction), tokenizer.mask_id, ids)
     return torch.where(chosen & (fate >= 1 - config.random_fraction), random_ids, changed), chosen
 

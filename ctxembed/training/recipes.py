@@ -6,6 +6,7 @@ appear when it is done.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ctxembed.config import EncoderConfig, PoolingConfig, TrainingConfig, to_mapping
+from ctxembed.config import EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping, to_mapping
 from ctxembed.corpus import require_restartable, sample_documents
 from ctxembed.errors import InvalidInputError
-from ctxembed.model.checkpoint import CONFIG_FILE, Checkpoint, save_checkpoint
+from ctxembed.model.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import environment
 from ctxembed.tokenizer import FILE_NAME, SubwordTokenizer, TokenizerConfig
@@ -99,13 +100,19 @@ def train_mlm(
         The trained model, which is also in the folder.
 
     Raises:
-        InvalidInputError: If the corpus is empty, or the folder is taken.
+        InvalidInputError: If the corpus is empty, the shape is impossible, or the folder is taken.
     """
+    check(
+        "vocab_size" not in shape,
+        "vocab_size is not the encoder's to choose: it follows from the tokenizer, set it there",
+    )
+    config = from_mapping(EncoderConfig, {**shape, "vocab_size": 1})  # until the tokenizer is known
+    row_length = _row_length(run, config)
     folder = run.open()
     masking = masking or MaskingConfig()
     own = _run_tokenizer(documents, tokenizer, folder, seed=run.training.seed)
-    config = EncoderConfig(vocab_size=len(own), **shape)
-    store = chunk_texts((document.text for document in documents), own, max_length=_row_length(run, config))
+    config = replace(config, vocab_size=len(own))
+    store = chunk_texts((document.text for document in documents), own, max_length=row_length)
     torch.manual_seed(run.training.seed)
     encoder, head = TransformerEncoder(config), MaskedWordHead(config)
     objective = MaskedLanguageModelling(encoder, head, own, config=masking)
@@ -127,19 +134,21 @@ def distill(
     Args:
         targets: The teacher's vectors, aligned with the tokenizer of ``initial``.
         run: Where, how long, how fast.
-        initial: The model to start from; it must have a masked-word head.
+        initial: The model to start from, left as it is; it must have a masked-word head.
         config: How much each part counts.
         masking: For the masked-language modelling beside it.
 
     Returns:
         The trained model, which is also in the folder.
     """
-    run.open()
     config, masking = config or DistillationConfig(), masking or MaskingConfig()
     if initial.head is None:
         raise InvalidInputError(f"the model {initial.name} has no masked-word head: start from one made by train mlm")
+    run.open()
     torch.manual_seed(run.training.seed)
-    masked = MaskedLanguageModelling(initial.encoder, initial.head, initial.tokenizer, config=masking)
+    encoder, head = copy.deepcopy((initial.encoder, initial.head))
+    checkpoint = replace(initial, name=run.folder.name, encoder=encoder, head=head)
+    masked = MaskedLanguageModelling(encoder, head, initial.tokenizer, config=masking)
     objective = Distillation(masked, targets, config=config)
     settings = {
         "objective": "distill",
@@ -149,14 +158,19 @@ def distill(
         "distillation": to_mapping(config),
         "masking": to_mapping(masking),
     }
-    return _fit(objective, targets.store, replace(initial, name=run.folder.name), run=run, settings=settings)
+    return _fit(objective, targets.store, checkpoint, run=run, settings=settings)
 
 
 def _fit(
     objective: torch.nn.Module, store: TokenRows, checkpoint: Checkpoint, *, run: Run, settings: Mapping[str, Any]
 ) -> Checkpoint:
     folder = run.folder / RUN_FOLDER
-    settings = {**settings, "rows": len(store), "row_tokens": len(store.ids), "tokenizer": checkpoint.tokenizer.fingerprint}
+    settings = {
+        **settings,
+        "rows": len(store),
+        "row_tokens": len(store.ids),
+        "tokenizer": checkpoint.tokenizer.fingerprint,
+    }
     trainer = Trainer(
         objective,
         store,
@@ -170,8 +184,8 @@ def _fit(
         trainer.resume()
     evaluate = None if run.evaluate is None else (lambda measure=run.evaluate: measure(checkpoint))
     progress = trainer.fit(report=run.report, evaluate=evaluate)
+    figures = trainer.evaluate()
     objective.to("cpu")
-    figures = trainer.evaluate() if run.device is None else {}
     training = {
         **trainer.settings,
         "steps": progress.step,
@@ -180,10 +194,10 @@ def _fit(
         **(run.notes or {}),
         "environment": environment(),
     }
-    (folder / METRICS_FILE).replace(run.folder / METRICS_FILE)
+    shutil.copyfile(folder / METRICS_FILE, run.folder / METRICS_FILE)
     save_checkpoint(run.folder, checkpoint, training=training, card=model_card(checkpoint, training))
     shutil.rmtree(folder)
-    return checkpoint
+    return load_checkpoint(run.folder)
 
 
 def model_card(checkpoint: Checkpoint, training: Mapping[str, Any]) -> str:
@@ -221,7 +235,7 @@ def _run_tokenizer(
 def _row_length(run: Run, config: EncoderConfig) -> int:
     if run.training.max_length > config.max_length:
         raise InvalidInputError(
-            f"rows of max_length = {run.training.max_length} tokens, but the encoder's max_length is {config.max_length}: "
+            f"rows of max_length = {run.training.max_length} tokens, but the encoder's is {config.max_length}: "
             "lower the first or raise the second"
         )
     return run.training.max_length

@@ -76,7 +76,9 @@ class VectorTargets:
         rows, offsets, self._row_of = _tokenise(list(texts), tokenizer, max_length=max_length)
         self.skipped_long = len(texts) - len(rows)
         if not rows:
-            raise InvalidInputError(f"the teacher's folders hold no text of at most {max_length} tokens: nothing to learn from")
+            raise InvalidInputError(
+                f"the teacher's folders hold no text of at most {max_length} tokens: nothing to learn from"
+            )
         self.store = TokenRows.from_lists(rows)
         self._sentence_of, self._sentences = self._read_sentences(sentences)
         self._words = self._read_words(words, offsets)
@@ -160,15 +162,25 @@ def _with_means(
     counts = np.bincount(forms, minlength=num_forms)
     mean = totals.sum(axis=0) / max(1, len(vectors))
     means = totals / np.maximum(counts, 1)[:, None]
-    contiguous = [np.ascontiguousarray(array) for array in (rows, starts, ends, forms)]
-    return WordTargets(*contiguous, vectors, mean.astype(np.float32), means.astype(np.float32), counts)
+    return WordTargets(
+        rows=np.ascontiguousarray(rows),
+        starts=np.ascontiguousarray(starts),
+        ends=np.ascontiguousarray(ends),
+        forms=np.ascontiguousarray(forms),
+        vectors=vectors,
+        mean=mean.astype(np.float32),
+        form_means=means.astype(np.float32),
+        form_counts=counts,
+    )
 
 
 def _tokenise(
     texts: Sequence[str], tokenizer: SubwordTokenizer, *, max_length: int
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], dict[str, int]]:
     """Return token rows, their offsets, and the row number of each text that is kept."""
-    rows, offsets, row_of = [], [], {}
+    rows: list[NDArray[np.int32]] = []
+    offsets: list[NDArray[np.int32]] = []
+    row_of: dict[str, int] = {}
     for start in range(0, len(texts), 4096):
         part = texts[start : start + 4096]
         encoded = tokenizer.encode_batch(part)
@@ -189,5 +201,7 @@ def _pairs(folders: Sequence[VectorFolder]) -> Iterator[tuple[Row, Vectors]]:
 def _width(folders: Sequence[VectorFolder]) -> int:
     widths = {folder.dimension for folder in folders}
     if len(widths) > 1:
-        raise InvalidInputError(f"the teacher's folders are {sorted(widths)} wide: vectors of one kind must come from one teacher")
+        raise InvalidInputError(
+            f"the teacher's folders are {sorted(widths)} wide: vectors of one kind must come from one teacher"
+        )
     return widths.pop() if widths else 0

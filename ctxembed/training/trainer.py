@@ -103,7 +103,9 @@ class Trainer:
         self.progress = Progress()
         self._autocast = is_bfloat16_fast(self.device)
 
-    def fit(self, *, report: Report | None = None, evaluate: Callable[[], Mapping[str, float]] | None = None) -> Progress:
+    def fit(
+        self, *, report: Report | None = None, evaluate: Callable[[], Mapping[str, float]] | None = None
+    ) -> Progress:
         """Train up to ``max_steps``, from where the run stands.
 
         Args:
@@ -138,7 +140,11 @@ class Trainer:
         """Return the objective's mean loss and metrics over the held-out rows, named ``eval_...``."""
         config = self.config
         batches = plan_epoch(
-            self.store.lengths, self.held_out, batch_tokens=config.batch_tokens // config.accumulation, seed=config.seed, epoch=0
+            self.store.lengths,
+            self.held_out,
+            batch_tokens=config.batch_tokens // config.accumulation,
+            seed=config.seed,
+            epoch=0,
         )
         generator = torch.Generator().manual_seed(config.seed)
         self.objective.eval()
@@ -147,7 +153,6 @@ class Trainer:
             for rows in batches:
                 loss = self.objective(self._batch(rows), generator)
                 results.append({"loss": loss.value.item(), **loss.metrics})
-        self.objective.train()
         return {f"eval_{name}": value for name, value in _means(results).items()}
 
     def save(self) -> None:
@@ -174,6 +179,7 @@ class Trainer:
 
         file = self.folder / STATE_FILE
         if not file.exists():
+            self._forget_later_metrics()
             return False
         try:
             with safe_open(str(file), framework="pt") as state:
@@ -223,9 +229,14 @@ class Trainer:
             (loss.value / config.accumulation).backward()
             tokens += batch.num_tokens
             results.append({"loss": loss.value.item(), **loss.metrics})
+        for parameter in self.parameters:
+            if parameter.grad is None:  # its part had no target: it steps all the same, as a resumed run assumes
+                parameter.grad = torch.zeros_like(parameter)
         metrics = _means(results)
         if not math.isfinite(metrics["loss"]):
-            raise InvalidInputError(f"the loss became {metrics['loss']} at step {step + 1}: lower learning_rate ({config.learning_rate})")
+            raise InvalidInputError(
+                f"the loss became {metrics['loss']} at step {step + 1}: lower learning_rate ({config.learning_rate})"
+            )
         norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         rate = learning_rate_at(step, config)
         for group in self.optimiser.param_groups:
@@ -241,7 +252,7 @@ class Trainer:
         return TokenRowBatch(batch.rows, batch.ids.to(self.device), batch.lengths.to(self.device))
 
     def _log(self, metrics: Mapping[str, float]) -> None:
-        line = {"step": self.progress.step, "tokens": self.progress.tokens}
+        line: dict[str, float] = {"step": self.progress.step, "tokens": self.progress.tokens}
         line |= {name: float(f"{value:.6g}") for name, value in metrics.items()}
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -251,10 +262,8 @@ class Trainer:
         file = self.folder / METRICS_FILE
         if not file.exists():
             return
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step:
-                kept.append(line)
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
         with atomic_path(file) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
 

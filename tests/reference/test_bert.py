@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def silu(x: float) -> float:
 
 
 @pytest.mark.parametrize(("kind", "activate", "gated"), [("gelu", gelu, False), ("geglu", gelu, True), ("swiglu", silu, True)])
-def test_feed_forward_equals_its_formula(kind: FeedForwardKind, activate: object, gated: bool) -> None:
+def test_feed_forward_equals_its_formula(kind: FeedForwardKind, activate: Callable[[float], float], gated: bool) -> None:
     layer = FeedForward(EncoderConfig(vocab_size=9, hidden_size=6, num_heads=1, intermediate_size=10, feed_forward=kind)).double()
     randomise(layer, seed=6)
     hidden = torch.randn(2, 3, 6, dtype=torch.float64)
