@@ -10,7 +10,7 @@ import click
 
 from ctxembed.text import find_usage, parse_usage
 
-from .options import load_any, load_static, model_option, reading_options, runtime_options
+from .options import load_any, load_static, model_option, reading_options, report_long, runtime_options
 from .output import format_option, print_table, say
 from .progress import document_bar
 
@@ -87,6 +87,7 @@ def compare(
         from .output import emit
 
         emit(pair_rows(result), output_format)
+    report_long(encoder)
 
 
 def expand_stdin(uses: tuple[str, ...]) -> list[str]:

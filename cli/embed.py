@@ -53,10 +53,10 @@ STREAM_BATCH = 256
 )
 @click.option(
     "--unit",
-    type=click.Choice(["sentence", "word", "token"]),
+    type=click.Choice(["sentence", "word", "content-word", "token"]),
     default="sentence",
     show_default=True,
-    help="A vector for each document, each word in it, or each token.",
+    help="A vector for each document, each word in it (function words left out or not), or each token.",
 )
 @click.option(
     "--layer",

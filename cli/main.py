@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
@@ -63,17 +62,16 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):  # click makes the one of the other while a command runs
         click.echo("interrupted: --resume continues what can be continued", err=True)
         sys.exit(INTERRUPTED)
     except CtxEmbedError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our stdout (head, less) has gone; keep Python from complaining again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnicodeEncodeError as error:
+        unprintable = error.object[error.start : error.end]
+        click.echo(f"error: {unprintable!a} cannot be printed as {error.encoding}: set PYTHONIOENCODING=utf-8", err=True)
+        sys.exit(1)
     except OSError as error:
         click.echo(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
         sys.exit(1)

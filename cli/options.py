@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ctxembed.errors import InvalidInputError
+
 from .output import say
 
 if TYPE_CHECKING:
@@ -38,7 +40,11 @@ model_option = click.option(
     help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]",
 )
 seed_option = click.option(
-    "--seed", type=int, default=1, show_default=True, help="Decides everything that chance decides."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=1,
+    show_default=True,
+    help="Decides everything that chance decides.",
 )
 long_option = click.option(
     "--on-long",
@@ -86,7 +92,7 @@ def reading_options(command: F) -> F:
         )
         values = {name: kwargs.pop(name) for name in names}
         columns = values["metadata_columns"]
-        values["metadata_columns"] = tuple(columns.split(",")) if columns else None
+        values["metadata_columns"] = tuple(map(str.strip, columns.split(","))) if columns else None
         return command(*args, reading=ReadOptions(**values), **kwargs)
 
     return stacked(
@@ -116,6 +122,16 @@ def reading_options(command: F) -> F:
             help="Format of the input -.",
         ),
     )(run)  # type: ignore[return-value]
+
+
+def require_free(path: Path) -> None:
+    """Refuse an output that would replace something; an empty folder is free.
+
+    Raises:
+        InvalidInputError: Before any work is done.
+    """
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise InvalidInputError(f"{path} exists already: choose another -o, or delete it")
 
 
 def open_corpus(inputs: Sequence[str], reading: ReadOptions) -> Corpus:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import load_any, model_option, runtime_options
+from .options import load_any, model_option, report_long, runtime_options
 from .output import emit, format_option
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ def search(index: Path, query: str, k: int, model: str | None, output_format: st
     """
     from ctxembed.search import SemanticSearch
 
-    with SemanticSearch.open(index, encoder=load_any(model, device=device)) as opened:
+    encoder = load_any(model, device=device)
+    with SemanticSearch.open(index, encoder=encoder) as opened:
         hits = opened.search(query, k=k)
     emit([hit_row(hit) for hit in hits], output_format)
+    report_long(encoder)
 
 
 def hit_row(hit: Hit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import inputs_argument, open_corpus, reading_options, seed_option
+from .options import inputs_argument, open_corpus, reading_options, require_free, seed_option
 from .output import emit, format_option, say
 
 if TYPE_CHECKING:
@@ -79,10 +79,11 @@ def train(
     """
     from ctxembed.config import from_mapping
     from ctxembed.corpus import sample_documents
-    from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
+    from ctxembed.tokenizer import FILE_NAME, SubwordTokenizer, TokenizerConfig
 
     settings = {"kind": kind, "vocab_size": vocab_size, "lowercase": lowercase, "strip_accents": strip_accents}
     config = from_mapping(TokenizerConfig, {**settings, "unicode_form": unicode_form})
+    require_free(output / FILE_NAME)
     corpus = open_corpus(inputs, reading)
     documents = sample_documents(corpus, size=sample, seed=seed)
     say(f"{corpus.counts.summary()}; learning from {len(documents):,} of them")
@@ -90,7 +91,7 @@ def train(
     trained.save(output)
     if len(trained) < vocab_size:
         say(f"the sample has no more than {len(trained):,} pieces (of {vocab_size:,} asked for)")
-    say(f"{output / 'tokenizer.json'}: {len(trained):,} tokens")
+    say(f"{output / FILE_NAME}: {len(trained):,} tokens")
 
 
 @tokenizer.command()

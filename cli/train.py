@@ -11,12 +11,22 @@ import click
 
 from ctxembed.config import PRESETS
 
-from .options import inputs_argument, open_corpus, reading_options, resume_option, runtime_options, seed_option, stacked
+from .options import (
+    inputs_argument,
+    open_corpus,
+    reading_options,
+    require_free,
+    resume_option,
+    runtime_options,
+    seed_option,
+    stacked,
+)
 from .output import say
 
 if TYPE_CHECKING:
     from ctxembed.config import TrainingConfig
     from ctxembed.corpus import ReadOptions
+    from ctxembed.vectors import VectorFolder
 
 output_option = click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the model goes."
@@ -84,17 +94,16 @@ def mlm(
       ctxembed train mlm corpus.txt -o model/ --preset tiny --max-steps 80 --seed 7
       ctxembed train mlm books/*.txt.zst -o model/ --document paragraph --max-documents 500000
     """
-    from ctxembed.config import TrainingConfig, from_mapping, read_toml
+    from ctxembed.config import TrainingConfig, from_mapping
     from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
     from ctxembed.training.objectives import MaskingConfig
     from ctxembed.training.recipes import Run, prepare_documents, train_mlm
 
-    settings = read_toml(config) if config else {}
+    settings = read_sections(config, "encoder", "tokenizer", "masking")
     given = SubwordTokenizer.load(tokenizer) if tokenizer else None
     training = TrainingConfig(seed=seed, **loop)
     corpus = open_corpus(inputs, reading)
     documents = prepare_documents(corpus, most=max_documents, seed=seed)
-    say(corpus.counts.summary()) if max_documents else None
     with training_line(training) as report:
         train_mlm(
             documents,
@@ -106,11 +115,11 @@ def mlm(
                 report=report,
                 notes={"inputs": input_names(inputs)},
             ),
-            shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings.get("encoder", {})},
-            tokenizer=given
-            or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings.get("tokenizer", {})}),
-            masking=from_mapping(MaskingConfig, settings.get("masking", {})),
+            shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings["encoder"]},
+            tokenizer=given or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings["tokenizer"]}),
+            masking=from_mapping(MaskingConfig, settings["masking"]),
         )
+    say(corpus.counts.summary())
     say(
         f'the model is in {output}: try  ctxembed compare -m {output} "the [bank] of the river" "the [bank] lent money"'
     )
@@ -134,7 +143,7 @@ def mlm(
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML with [distillation] and [masking] settings.",
+    help="TOML with [distillation], [masking] and [pooling] settings.",
 )
 @loop_options
 @seed_option
@@ -159,24 +168,23 @@ def distill(
       ctxembed embed corpus.txt -m teacher/ -o words/ --unit word --layer 5
       ctxembed train distill --init mlm/ --sentences sentences/ --words words/ -o model/
     """
-    from ctxembed.config import TrainingConfig, from_mapping, read_toml
+    from ctxembed.config import PoolingConfig, TrainingConfig, from_mapping
     from ctxembed.errors import InvalidInputError
     from ctxembed.model.checkpoint import load_checkpoint
     from ctxembed.training.objectives import DistillationConfig, MaskingConfig
     from ctxembed.training.recipes import Run
     from ctxembed.training.recipes import distill as run_distillation
     from ctxembed.training.targets import VectorTargets
-    from ctxembed.vectors import VectorFolder
 
     if not sentences and not words:
         raise InvalidInputError("no teacher is named: give --sentences FOLDER, --words FOLDER, or both")
-    settings = read_toml(config) if config else {}
+    settings = read_sections(config, "distillation", "masking", "pooling")
     training = TrainingConfig(seed=seed, **loop)
     initial = load_checkpoint(init)
     targets = VectorTargets(
         initial.tokenizer,
-        sentences=[VectorFolder.open(path) for path in sentences],
-        words=[VectorFolder.open(path) for path in words],
+        sentences=teacher_folders(sentences, unit="sentence"),
+        words=teacher_folders(words, unit="word"),
         max_length=training.max_length,
     )
     say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
@@ -185,8 +193,9 @@ def distill(
             targets,
             run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report),
             initial=initial,
-            config=from_mapping(DistillationConfig, settings.get("distillation", {})),
-            masking=from_mapping(MaskingConfig, settings.get("masking", {})),
+            config=from_mapping(DistillationConfig, settings["distillation"]),
+            masking=from_mapping(MaskingConfig, settings["masking"]),
+            pooling=from_mapping(PoolingConfig, settings["pooling"]) if settings["pooling"] else None,
         )
     say(f"the model is in {output}")
 
@@ -224,6 +233,8 @@ def static(
     from ctxembed.static import StaticConfig, StaticProgress, train_static
     from ctxembed.training.recipes import prepare_documents
 
+    config = StaticConfig(seed=seed, **settings)
+    require_free(output)
     corpus = open_corpus(inputs, reading)
     documents = prepare_documents(corpus, most=max_documents, seed=seed)
     shown = -1
@@ -235,10 +246,41 @@ def static(
             done = f"epoch {progress.epoch}/{progress.num_epochs}" if progress.epoch else "reading"
             say(f"{done}: {progress.documents:,} documents, {progress.tokens:,} words")
 
-    vectors = train_static(documents, config=StaticConfig(seed=seed, **settings), on_progress=tell)
+    vectors = train_static(documents, config=config, on_progress=tell)
     say(corpus.counts.summary())
     vectors.save(output)
     say(f"{output}: {len(vectors):,} words of width {vectors.dimension}")
+
+
+def read_sections(config: Path | None, *names: str) -> dict[str, dict[str, Any]]:
+    """Read the named sections of a TOML file; one that is not there is empty.
+
+    Raises:
+        InvalidInputError: If the file holds anything else.
+    """
+    from ctxembed.config import check, read_toml
+
+    settings = read_toml(config) if config else {}
+    known = ", ".join(f"[{name}]" for name in names)
+    for name, value in settings.items():
+        check(name in names and isinstance(value, dict), f"{config}: {name!r} is no section of this command: use {known}")
+    return {name: settings.get(name, {}) for name in names}
+
+
+def teacher_folders(paths: tuple[Path, ...], *, unit: str) -> list[VectorFolder]:
+    """Open a teacher's vector folders.
+
+    Raises:
+        InvalidInputError: If one holds vectors of another unit.
+    """
+    from ctxembed.config import check
+    from ctxembed.vectors import VectorFolder
+
+    folders = [VectorFolder.open(path) for path in paths]
+    for path, folder in zip(paths, folders, strict=True):
+        found = folder.settings.get("unit")
+        check(found == unit, f"{path} holds {found} vectors, need {unit} vectors: ctxembed embed --unit {unit} makes them")
+    return folders
 
 
 def chosen_device(name: str) -> Any:

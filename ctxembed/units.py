@@ -9,11 +9,11 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
-from ctxembed.text import word_spans
+from ctxembed.text import is_content_word, word_form, word_spans
 from ctxembed.types import Document, Span, TextEncoder, Usage, UsageEncoder, Vectors
 from ctxembed.vectors import Row, VectorFolder, VectorWriter, encoder_settings
 
-Unit: TypeAlias = Literal["sentence", "word", "token"]
+Unit: TypeAlias = Literal["sentence", "word", "content-word", "token"]
 AnyEncoder: TypeAlias = TextEncoder | UsageEncoder
 
 
@@ -34,7 +34,8 @@ def embed_documents(
     Args:
         documents: Any number, all held in memory.
         encoder: What makes the vectors.
-        unit: A row for each whole document ("sentence", whatever its length), each word, or each token.
+        unit: A row for each whole document ("sentence", whatever its length), each word, each word that is no
+            function word, or each token.
         layer: For words and tokens, the layer to read; the encoder's choice by default.
 
     Returns:
@@ -111,6 +112,8 @@ def embed_corpus(
 def _span_finder(encoder: AnyEncoder, unit: Unit) -> Callable[[str], list[Span]]:
     if unit == "word":
         return word_spans
+    if unit == "content-word":
+        return lambda text: [span for span in word_spans(text) if is_content_word(word_form(span.text))]
     if not isinstance(encoder, TokenSpans):
         raise InvalidInputError(f"{encoder.name} has no tokens: use --unit word")
     return encoder.token_spans

@@ -55,7 +55,7 @@ def compare_usages(
             raise InvalidInputError(
                 f"{encoder.name} sees nothing in {usage.word!r}: mark a word made of letters or digits"
             )
-    nearest = background.nearest(vectors, words=[u.word for u in usages], k=k) if background else []
+    nearest = background.nearest(vectors, words=[u.word for u in usages], k=k) if background is not None else []
     return Comparison(
         usages=tuple(usages),
         contextual=similarities(vectors),

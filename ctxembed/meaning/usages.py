@@ -6,6 +6,7 @@ corpus has another key, so a stale one is never read. Letters: N queries, M occu
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.runtime import cache_directory, sha256_text
-from ctxembed.text import is_content_word, word_form
+from ctxembed.text import word_form
 from ctxembed.types import Document, UsageEncoder, Vectors
 from ctxembed.units import embed_corpus
 from ctxembed.vectors import VectorFolder
@@ -76,21 +77,16 @@ class Background:
 
     @classmethod
     def from_folder(cls, folder: VectorFolder) -> Background:
-        """Take the content words of a folder of word vectors (``embed --unit word``)."""
+        """Take a folder of word vectors (``embed --unit content-word``)."""
         texts: dict[str, int] = {}
-        places, forms, kept = [], [], []
-        for number, row in enumerate(folder.rows()):
+        places, forms = [], []
+        for row in folder.rows():
             if row.start is None or row.end is None:
-                raise InvalidInputError(f"row {row.id} stands for a whole text: a background needs --unit word")
-            form = word_form(row.text[row.start : row.end])
-            if is_content_word(form):
-                places.append((texts.setdefault(row.text, len(texts)), row.start, row.end))
-                forms.append(form)
-                kept.append(number)
-        vectors = np.ascontiguousarray(folder.vectors()[kept], dtype=np.float32).reshape(-1, folder.dimension)
-        return cls(
-            list(texts), np.array(places, dtype=np.int64).reshape(-1, 3), np.array(forms, dtype=np.str_), vectors
-        )
+                raise InvalidInputError(f"row {row.id} stands for a whole text: a background needs --unit content-word")
+            places.append((texts.setdefault(row.text, len(texts)), row.start, row.end))
+            forms.append(word_form(row.text[row.start : row.end]))
+        table = np.array(places, dtype=np.int64).reshape(-1, 3)
+        return cls(list(texts), table, np.array(forms, dtype=np.str_), folder.vectors())
 
     def nearest(self, vectors: Vectors, *, words: Sequence[str], k: int) -> list[list[Neighbour]]:
         """Find the words whose use is most like each of some uses.
@@ -127,7 +123,7 @@ def _compute(
     layer: int | None,
     on_progress: Callable[[int], None] | None,
 ) -> VectorFolder:
-    import shutil
-
     shutil.rmtree(path, ignore_errors=True)
-    return embed_corpus(documents, encoder=encoder, path=path, unit="word", layer=layer, on_progress=on_progress)
+    return embed_corpus(
+        documents, encoder=encoder, path=path, unit="content-word", layer=layer, on_progress=on_progress
+    )

@@ -128,6 +128,7 @@ def distill(
     initial: Checkpoint,
     config: DistillationConfig | None = None,
     masking: MaskingConfig | None = None,
+    pooling: PoolingConfig | None = None,
 ) -> Checkpoint:
     """Train a model further to follow a teacher's vectors.
 
@@ -137,6 +138,7 @@ def distill(
         initial: The model to start from, left as it is; it must have a masked-word head.
         config: How much each part counts.
         masking: For the masked-language modelling beside it.
+        pooling: How the trained model pools; as ``initial`` does by default.
 
     Returns:
         The trained model, which is also in the folder.
@@ -147,7 +149,8 @@ def distill(
     run.open()
     torch.manual_seed(run.training.seed)
     encoder, head = copy.deepcopy((initial.encoder, initial.head))
-    checkpoint = replace(initial, name=run.folder.name, encoder=encoder, head=head)
+    own = pooling or initial.pooling
+    checkpoint = replace(initial, name=run.folder.name, encoder=encoder, head=head, pooling=own)
     masked = MaskedLanguageModelling(encoder, head, initial.tokenizer, config=masking)
     objective = Distillation(masked, targets, config=config)
     settings = {

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.text import word_form
+from ctxembed.types import Document, Span, Usage, Vectors
+from ctxembed.units import embed_corpus, embed_documents
+from ctxembed.vectors import VectorFolder
+
+DOCUMENTS = [Document("a", "The bank of the river.", {"year": 1990}), Document("b", ""), Document("c", "No. 7 lent it")]
+
+
+class WordEncoder:
+    """Gives each usage the vector (start, end, layer), and has characters for tokens."""
+
+    name, dimension, fingerprint = "words", 3, "0" * 64
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        rows = [(usage.start, usage.end, layer or 0) for usage in usages]
+        return np.array(rows, dtype=np.float32).reshape(-1, 3)
+
+    def token_spans(self, text: str) -> list[Span]:
+        return [Span(i, i + 1, text[i]) for i in range(len(text))]
+
+
+def test_sentence_rows_are_the_documents(fake_encoder) -> None:
+    rows, vectors = embed_documents(DOCUMENTS, fake_encoder)
+    assert [(row.id, row.text, row.start) for row in rows] == [(d.id, d.text, None) for d in DOCUMENTS]
+    assert rows[0].metadata == {"year": 1990}
+    np.testing.assert_array_equal(vectors, fake_encoder.encode([d.text for d in DOCUMENTS]))
+
+
+def test_word_rows_have_place_id_and_vector_of_their_word() -> None:
+    rows, vectors = embed_documents(DOCUMENTS, WordEncoder(), unit="word", layer=2)
+    assert [row.text[row.start : row.end] for row in rows] == [
+        "The",
+        "bank",
+        "of",
+        "the",
+        "river",
+        "No",
+        "7",
+        "lent",
+        "it",
+    ]
+    assert rows[1].id == "a#4-8"
+    assert len({row.id for row in rows}) == len(rows)
+    np.testing.assert_array_equal(vectors, [(row.start, row.end, 2) for row in rows])
+
+
+def test_content_word_rows_leave_function_words_and_numbers_out() -> None:
+    rows, _ = embed_documents(DOCUMENTS, WordEncoder(), unit="content-word")
+    assert [word_form(row.text[row.start : row.end]) for row in rows] == ["bank", "river", "lent"]
+
+
+def test_token_rows_come_from_the_encoder() -> None:
+    rows, vectors = embed_documents([Document("a", "hé")], WordEncoder(), unit="token")
+    assert [row.id for row in rows] == ["a#0-1", "a#1-2"]
+    assert vectors.shape == (2, 3)
+
+
+def test_documents_without_words_give_no_rows() -> None:
+    rows, vectors = embed_documents([Document("a", "... !")], WordEncoder(), unit="word")
+    assert rows == []
+    assert vectors.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"unit": "page"}, "unit 'page': must be one of sentence, word, content-word, token"),
+        ({"unit": "sentence", "layer": 1}, "sentence vectors have no layer"),
+    ],
+)
+def test_wrong_choices_are_refused(fake_encoder, arguments: dict, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        embed_documents(DOCUMENTS, fake_encoder, **arguments)
+
+
+def test_an_encoder_without_the_unit_is_refused_by_name(fake_encoder) -> None:
+    with pytest.raises(InvalidInputError, match="fake makes no word vectors"):
+        embed_documents(DOCUMENTS, fake_encoder, unit="word")
+    with pytest.raises(InvalidInputError, match="words makes no sentence vectors"):
+        embed_documents(DOCUMENTS, WordEncoder())
+
+
+def test_an_interrupted_corpus_resumes_to_the_same_folder(fake_encoder, tmp_path: Path) -> None:
+    documents = [Document(str(i), f"word{i} river bank") for i in range(25)]
+    seen: list[int] = []
+
+    def interrupt(done: int) -> None:
+        seen.append(done)
+        if sum(seen) == 15:
+            raise KeyboardInterrupt
+
+    options = {"encoder": fake_encoder, "batch_size": 5, "part_rows": 10}
+    embed_corpus(documents, path=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus(documents, path=tmp_path / "cut", on_progress=interrupt, **options)
+    with pytest.raises(ArtifactError, match="unfinished"):
+        VectorFolder.open(tmp_path / "cut")
+    resumed = embed_corpus(documents, path=tmp_path / "cut", resume=True, **options)
+    np.testing.assert_array_equal(resumed.vectors(), fake_encoder.encode([d.text for d in documents]))
+    for file in sorted(path.name for path in (tmp_path / "whole").iterdir()):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
