@@ -122,8 +122,9 @@ def print_comparison(result: Comparison, model: str, static: str | None) -> None
     print_matrix(f"in context: {model}", result.contextual)
     if result.static is not None:
         print_matrix(f"static lookup: {static}", result.static)
-        unknown = [usage.word for usage, row in zip(result.usages, result.static, strict=True) if row[0] != row[0]]
-        if len(unknown) == len(result.usages) or (unknown and unknown != [result.usages[0].word]):
+        with_itself = result.static.diagonal()
+        unknown = [usage.word for usage, value in zip(result.usages, with_itself, strict=True) if value != value]
+        if unknown:
             say(f"no static vector for: {', '.join(dict.fromkeys(unknown))}")
     if any(result.nearest):
         rows = [

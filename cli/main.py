@@ -69,8 +69,8 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except UnicodeEncodeError as error:
-        unprintable = error.object[error.start : error.end]
-        click.echo(f"error: {unprintable!a} cannot be printed as {error.encoding}: set PYTHONIOENCODING=utf-8", err=True)
+        character = ascii(error.object[error.start : error.end])
+        click.echo(f"error: {character} cannot be printed as {error.encoding}: use UTF-8, in and out", err=True)
         sys.exit(1)
     except OSError as error:
         click.echo(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)

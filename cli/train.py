@@ -183,8 +183,8 @@ def distill(
     initial = load_checkpoint(init)
     targets = VectorTargets(
         initial.tokenizer,
-        sentences=teacher_folders(sentences, unit="sentence"),
-        words=teacher_folders(words, unit="word"),
+        sentences=teacher_folders(sentences, units=("sentence",)),
+        words=teacher_folders(words, units=("word", "content-word")),
         max_length=training.max_length,
     )
     say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
@@ -230,8 +230,8 @@ def static(
     Example:
       ctxembed train static corpus.txt -o static/
     """
-    from ctxembed.static import StaticConfig, StaticProgress, train_static
     from ctxembed.training.recipes import prepare_documents
+    from ctxembed.word2vec import StaticConfig, StaticProgress, train_static
 
     config = StaticConfig(seed=seed, **settings)
     require_free(output)
@@ -263,11 +263,13 @@ def read_sections(config: Path | None, *names: str) -> dict[str, dict[str, Any]]
     settings = read_toml(config) if config else {}
     known = ", ".join(f"[{name}]" for name in names)
     for name, value in settings.items():
-        check(name in names and isinstance(value, dict), f"{config}: {name!r} is no section of this command: use {known}")
+        check(
+            name in names and isinstance(value, dict), f"{config}: {name!r} is no section of this command: use {known}"
+        )
     return {name: settings.get(name, {}) for name in names}
 
 
-def teacher_folders(paths: tuple[Path, ...], *, unit: str) -> list[VectorFolder]:
+def teacher_folders(paths: tuple[Path, ...], *, units: tuple[str, ...]) -> list[VectorFolder]:
     """Open a teacher's vector folders.
 
     Raises:
@@ -279,7 +281,8 @@ def teacher_folders(paths: tuple[Path, ...], *, unit: str) -> list[VectorFolder]
     folders = [VectorFolder.open(path) for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         found = folder.settings.get("unit")
-        check(found == unit, f"{path} holds {found} vectors, need {unit} vectors: ctxembed embed --unit {unit} makes them")
+        wanted = " or ".join(units)
+        check(found in units, f"{path} holds {found} vectors, need {wanted}: ctxembed embed --unit makes them")
     return folders
 
 

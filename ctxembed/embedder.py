@@ -186,7 +186,7 @@ class Embedder:
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, usage in enumerate(usages):
             numbers[usage.text].append(number)
-        texts = list(numbers)
+        texts, depth = list(numbers), self._layer(layer)
         result = np.zeros((len(usages), self.dimension), dtype=np.float32)
         for first in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[first : first + CHUNK_TEXTS]
@@ -197,7 +197,7 @@ class Embedder:
                 starts, ends = [usages[i].start for i in members], [usages[i].end for i in members]
                 ranges = zip(*token_ranges(encoded.offsets[number], starts, ends), strict=True)
                 places += [(number, a, b, i) for (a, b), i in zip(ranges, members, strict=True) if a < b]
-            self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layer=layer)
+            self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layer=depth)
         return _normalise(result)
 
     def encode_words(self, text: str, *, layer: int | None = None) -> SpanVectors:
@@ -232,7 +232,7 @@ class Embedder:
         self._run(ids, windows, layer=self.num_layers, consume=add)
 
     def _add_spans(
-        self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int | None
+        self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int
     ) -> None:
         """Write the vector of each place (text, first token, one past the last, row of ``result``)."""
         import torch
@@ -256,7 +256,7 @@ class Embedder:
             where = [torch.from_numpy(array).to(hidden.device) for array in (rows, starts, ends)]
             result[places[chosen, 3]] = pool_spans(hidden, *where).cpu().numpy()
 
-        self._run(ids, windows, layer=self._layer(layer), consume=add)
+        self._run(ids, windows, layer=layer, consume=add)
 
     def _run(
         self,

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_MAX_CHARACTERS = 1000
 _STANDS_ALONE = regex.compile(r"[\p{P}$+<=>^`|~]")  # what BertPreTokenizer makes a word of its own
 _SURROGATE = regex.compile("[\ud800-\udfff]")
 _OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
@@ -41,7 +40,8 @@ class TokenizerConfig:
     """How a tokenizer is trained."""
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    """WordPiece and Unigram know unknown characters; BPE works on bytes and knows none."""
+    """WordPiece knows the most frequent characters, as many as vocab_size / 16 (100 at least, 1,000 at most), and
+    Unigram those of the sample: others are unknown. BPE works on bytes and writes everything."""
     vocab_size: int = 16_000
     """Pieces to learn, special tokens included; fewer when the corpus has no more."""
     lowercase: bool = True
@@ -186,7 +186,8 @@ class SubwordTokenizer:
                 word_tokens += int((last - first).sum())
                 whole += int((ids[first[last - first == 1]] != self.unknown_id).sum())
         tokens = used.total()
-        pieces = sorted((self.token(i) for i in used), key=lambda piece: (-len(piece), piece))
+        known = (self.token(token_id) for token_id in used if token_id != self.unknown_id)
+        pieces = sorted(known, key=lambda piece: (-len(piece), piece))
         return TokenizerReport(
             vocab_size=len(self),
             documents=documents,
@@ -249,7 +250,8 @@ def _train_wordpiece(texts: list[str], config: TokenizerConfig) -> Tokenizer:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text))
-    frequent = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:_MAX_CHARACTERS]
+    most = max(100, min(1000, config.vocab_size // 16))
+    frequent = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:most]
     pieces = [*SPECIAL_TOKENS, *frequent, *(f"##{c}" for c in frequent if not _STANDS_ALONE.match(c))]
     if len(pieces) > config.vocab_size:
         raise _too_many_characters(config, f"{len(frequent)} of them need {len(pieces)} pieces")

@@ -11,7 +11,8 @@ from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import is_content_word, word_form, word_spans
 from ctxembed.types import Document, Span, TextEncoder, Usage, UsageEncoder, Vectors
-from ctxembed.vectors import Row, VectorFolder, VectorWriter, encoder_settings
+from ctxembed.vector_writer import VectorWriter
+from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
 Unit: TypeAlias = Literal["sentence", "word", "content-word", "token"]
 AnyEncoder: TypeAlias = TextEncoder | UsageEncoder

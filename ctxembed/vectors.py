@@ -8,21 +8,20 @@ continue behind its last part and can tell when its input is no longer the same.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.runtime import atomic_path, existing, sha256_file, sha256_text, write_json
-from ctxembed.types import Document, Scalar, TextEncoder, UsageEncoder, Vectors
+from ctxembed.runtime import existing, sha256_file, sha256_text
+from ctxembed.types import Scalar, TextEncoder, UsageEncoder, Vectors
 
 FORMAT = "ctxembed-vectors"
 VERSION = 1
@@ -32,8 +31,6 @@ StoredType: TypeAlias = Literal["float32", "float16"]
 
 _CHECKED_ROWS = 16384
 _PART_NAME = re.compile(r"part-\d{5,}")
-_PART_FILE = re.compile(r"part-\d{5,}\.(?:npy|parquet)")
-_TEMPORARY = re.compile(r"\.(?:part-\d{5,}\.(?:npy|parquet)|manifest\.json)\.\d+\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +142,7 @@ def encoder_settings(encoder: TextEncoder | UsageEncoder, *, unit: str, layer: i
 
     Args:
         encoder: Whose vectors they are.
-        unit: What one row is: ``text``, ``word`` or ``token``.
+        unit: What one row is: see ``units.Unit``.
         layer: The layer the vectors come from; None is the encoder's own output.
     """
     return {"model": encoder.name, "fingerprint": encoder.fingerprint, "unit": unit, "layer": layer}
@@ -186,249 +183,17 @@ def checked_vectors(vectors: NDArray[Any], *, dimension: int, first_row: int = 0
     return array
 
 
-class VectorWriter:
-    """Writes a vector folder part by part; what is finished survives a kill and is not computed twice."""
+def check_part(folder: Path, part: Part) -> None:
+    """Compare both files of a part with the hashes that its manifest has of them.
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        settings: Mapping[str, Any],
-        dimension: int,
-        part_rows: int = 65536,
-        resume: bool = False,
-        dtype: StoredType = "float32",
-    ) -> None:
-        """Begin a folder, or continue one that is there.
-
-        Args:
-            path: The folder; made if needed.
-            settings: What the vectors depend on (model, fingerprint, unit, layer ...), as JSON values.
-            dimension: The width D of every vector.
-            part_rows: A part is written once it has this many rows; an append is never split.
-            resume: Continue an unfinished folder; a finished one is left as it is.
-            dtype: How vectors are stored.
-
-        Raises:
-            InvalidInputError: If the folder holds something and ``resume`` is off, or holds something else.
-            ArtifactError: If it was begun with other settings, or a finished part is damaged.
-        """
-        if part_rows < 1 or dimension < 1:
-            raise InvalidInputError(f"part_rows is {part_rows} and dimension {dimension}: both must be at least 1")
-        self._path = Path(path)
-        self._part_rows = part_rows
-        plain = json.loads(json.dumps(dict(settings)))  # as it will compare after a trip through the file
-        wanted = Manifest(complete=False, dimension=dimension, dtype=dtype, settings=plain)
-        self._manifest = _begin(self._path, wanted, resume=resume)
-        self._stream = hashlib.sha256()
-        self._streamed = 0
-        self._blocks: list[NDArray[Any]] = []
-        self._tables: list[Any] = []
-
-    @property
-    def finished(self) -> bool:
-        """Whether the folder is complete: nothing more can be appended."""
-        return self._manifest.complete
-
-    @property
-    def documents(self) -> int:
-        """Documents in finished parts."""
-        return self._manifest.documents
-
-    @property
-    def rows(self) -> int:
-        """Rows in finished parts."""
-        return self._manifest.rows
-
-    def skip_done(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Yield the documents that no finished part covers yet.
-
-        Args:
-            documents: The whole input, from its beginning.
-
-        Raises:
-            ArtifactError: If the documents passed over are not those that the parts were computed from.
-        """
-        self._stream, self._streamed = hashlib.sha256(), 0
-        remaining = iter(documents)
-        for part in self._manifest.parts:
-            for document in itertools.islice(remaining, part.documents):
-                self._consume(document)
-            if self._stream.hexdigest() != part.stream_sha256:
-                raise ArtifactError(self._changed(f"the first {self._streamed} documents differ"))
-        if self.finished:
-            if next(remaining, None) is not None:
-                raise ArtifactError(self._changed(f"it has more than the {self._streamed} documents of then"))
-            return
-        yield from remaining
-
-    def append(self, rows: Sequence[Row], vectors: NDArray[Any], *, documents: Sequence[Document]) -> None:
-        """Add rows with their vectors.
-
-        Args:
-            rows: N rows; none is allowed.
-            vectors: Floats (N, D), finite.
-            documents: The whole documents that the rows come from, in input order; one may have given no row.
-
-        Raises:
-            InvalidInputError: On counts, shapes or values that do not fit, or a folder that is finished.
-        """
-        if self.finished:
-            raise InvalidInputError(f"{self._path} is finished with {self.rows} rows: write to another folder")
-        if self._streamed < self.documents:
-            raise InvalidInputError(
-                f"{self._path} already covers {self.documents} documents: pass the input through skip_done first"
-            )
-        if len(rows) != len(vectors):
-            raise InvalidInputError(f"{len(rows)} rows came with {len(vectors)} vectors: give one vector for each row")
-        block = self._stored(checked_vectors(vectors, dimension=self._manifest.dimension))
-        table = _to_table(rows)
-        for document in documents:
-            self._consume(document)
-        self._blocks.append(block)
-        self._tables.append(table)
-        if sum(map(len, self._blocks)) >= self._part_rows:
-            self._write_part()
-
-    def finish(self) -> None:
-        """Write what is left and mark the folder complete."""
-        if self.finished:
-            return
-        if self._streamed > self.documents or any(map(len, self._blocks)):
-            self._write_part()
-        self._replace_manifest(complete=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None:
-            self.finish()
-
-    def _changed(self, what: str) -> str:
-        return f"the input has changed since {self._path} was begun ({what}): give the same input, or choose another -o"
-
-    def _consume(self, document: Document) -> None:
-        self._stream.update(sha256_text(document.id, document.text).encode("ascii"))
-        self._streamed += 1
-
-    def _stored(self, vectors: Vectors) -> NDArray[Any]:
-        """Return a copy in the type of the folder: the caller may use its array again."""
-        with np.errstate(over="ignore"):
-            block = np.array(vectors, dtype=self._manifest.dtype)
-        if self._manifest.dtype == "float16" and not np.isfinite(block).all():
-            raise InvalidInputError("a vector holds a value beyond 65504, the limit of float16: store float32")
-        return block
-
-    def _write_part(self) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
-        name = f"part-{len(self._manifest.parts):05d}"
-        with atomic_path(self._path / f"{name}.npy") as temporary:
-            _write_npy(temporary, self._blocks)
-            vectors_sha256 = sha256_file(temporary)
-        with atomic_path(self._path / f"{name}.parquet") as temporary:
-            pyarrow.parquet.write_table(pyarrow.concat_tables(self._tables), temporary, compression="zstd")
-            rows_sha256 = sha256_file(temporary)
-        part = Part(
-            name=name,
-            rows=sum(map(len, self._blocks)),
-            documents=self._streamed - self.documents,
-            vectors_sha256=vectors_sha256,
-            rows_sha256=rows_sha256,
-            stream_sha256=self._stream.hexdigest(),
-        )
-        self._replace_manifest(parts=(*self._manifest.parts, part))
-        self._blocks, self._tables = [], []
-
-    def _replace_manifest(self, **changes: Any) -> None:
-        self._manifest = dataclasses.replace(self._manifest, **changes)
-        write_json(self._path / MANIFEST, self._manifest.to_json())
-
-
-def _begin(path: Path, wanted: Manifest, *, resume: bool) -> Manifest:
-    """Return the manifest to continue from; an unfinished folder loses what a killed run left half-written."""
-    if path.exists() and not path.is_dir():
-        raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
-    if not (path / MANIFEST).exists():
-        found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-        others = [name for name in found if not _TEMPORARY.fullmatch(name)]
-        if others:
-            raise InvalidInputError(f"{path} holds {others[0]!r} and is no vector folder: choose another -o")
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / MANIFEST, wanted.to_json())
-    elif not resume:
-        if Manifest.read(path).complete:
-            raise InvalidInputError(f"{path} exists and is complete: delete it, or choose another -o")
-        raise InvalidInputError(f"{path} is unfinished: continue it with --resume, or choose another -o")
-    manifest = Manifest.read(path)
-    _check_same(path, _facts(manifest), _facts(wanted))
-    _remove_leftovers(path, manifest)
-    for part in manifest.parts:
-        _check_part(path, part)
-    return manifest
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    return {**manifest.settings, "dimension": manifest.dimension, "dtype": manifest.dtype}
-
-
-def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in sorted({*there, *wanted}):
-        if there.get(key) != wanted.get(key):
-            raise ArtifactError(
-                f"{path} was begun with {key} = {there.get(key)!r}, now it is {wanted.get(key)!r}: "
-                "use the settings of then, or choose another -o"
-            )
-
-
-def _remove_leftovers(path: Path, manifest: Manifest) -> None:
-    listed = {f"{part.name}.{ending}" for part in manifest.parts for ending in ("npy", "parquet")}
-    for entry in path.iterdir():
-        if _TEMPORARY.fullmatch(entry.name) or (_PART_FILE.fullmatch(entry.name) and entry.name not in listed):
-            entry.unlink()
-
-
-def _check_part(folder: Path, part: Part) -> None:
+    Raises:
+        ArtifactError: If one is missing or damaged.
+    """
     for file, sha256 in ((f"{part.name}.npy", part.vectors_sha256), (f"{part.name}.parquet", part.rows_sha256)):
         if not (folder / file).exists():
             raise ArtifactError(f"{folder / file} is missing: write the folder again")
         if sha256_file(folder / file) != sha256:
             raise ArtifactError(f"{folder / file} is damaged (its sha256 differs): write the folder again")
-
-
-def _write_npy(path: Path, blocks: Sequence[NDArray[Any]]) -> None:
-    """Write blocks of equal width as one array, without joining them in memory first."""
-    header = {
-        "descr": blocks[0].dtype.newbyteorder("<").str,
-        "fortran_order": False,
-        "shape": (sum(map(len, blocks)), blocks[0].shape[1]),
-    }
-    with path.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for block in blocks:
-            stream.write(block.astype(block.dtype.newbyteorder("<"), copy=False).data)
-
-
-def _to_table(rows: Sequence[Row]) -> Any:
-    import pyarrow as pa
-
-    try:
-        columns = {
-            "id": pa.array([row.id for row in rows], pa.string()),
-            "text": pa.array([row.text for row in rows], pa.string()),
-            "start": pa.array([row.start for row in rows], pa.int64()),
-            "end": pa.array([row.end for row in rows], pa.int64()),
-            "metadata": pa.array([json.dumps(dict(row.metadata), ensure_ascii=False) for row in rows], pa.string()),
-            "content_hash": pa.array([row.content_hash for row in rows], pa.string()),
-        }
-    except (UnicodeEncodeError, TypeError, pa.ArrowException) as error:
-        raise InvalidInputError(
-            f"a row between {rows[0].id!r} and {rows[-1].id!r} cannot be stored ({error}): "
-            "texts must be valid Unicode, metadata plain values"
-        ) from error
-    return pa.table(columns)
 
 
 def _from_table(table: Any) -> list[Row]:
@@ -464,7 +229,7 @@ class VectorFolder:
         folder = cls(path, manifest)
         for part in manifest.parts:
             if verify:
-                _check_part(path, part)
+                check_part(path, part)
             folder._map(part)
         return folder
 

@@ -37,7 +37,9 @@ def by_hand(
         total = sum(math.exp(score) for score in scores.values())
         for j, score in scores.items():
             weights[i, j] = math.exp(score) / total
-    mixed = np.array([sum(weight * row for weight, row in zip(weights[i], value, strict=True)) for i in range(len(query))])
+    mixed = np.array(
+        [sum(weight * row for weight, row in zip(weights[i], value, strict=True)) for i in range(len(query))]
+    )
     return mixed, weights
 
 

@@ -104,7 +104,9 @@ def encoder(bert: BertForMaskedLM) -> TransformerEncoder:
 
 
 def token_ids() -> Tensor:
-    return torch.randint(0, SHAPE.vocab_size, (len(LENGTHS), int(LENGTHS.max())), generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0, SHAPE.vocab_size, (len(LENGTHS), int(LENGTHS.max())), generator=torch.Generator().manual_seed(3)
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -140,7 +142,9 @@ def test_masked_word_head_equals_that_of_bert(bert: BertForMaskedLM, encoder: Tr
 @pytest.mark.parametrize("padded", [False, True])
 def test_encoder_layer_equals_that_of_torch(norm: str, training: bool, padded: bool) -> None:
     torch.manual_seed(4)
-    own = EncoderLayer(EncoderConfig(vocab_size=9, hidden_size=24, num_heads=3, intermediate_size=40, norm=norm, dropout=0.0))
+    own = EncoderLayer(
+        EncoderConfig(vocab_size=9, hidden_size=24, num_heads=3, intermediate_size=40, norm=norm, dropout=0.0)
+    )
     reference = nn.TransformerEncoderLayer(
         24, 3, 40, dropout=0.0, activation="gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=norm == "pre"
     )
@@ -171,9 +175,15 @@ def silu(x: float) -> float:
     return x / (1 + math.exp(-x))
 
 
-@pytest.mark.parametrize(("kind", "activate", "gated"), [("gelu", gelu, False), ("geglu", gelu, True), ("swiglu", silu, True)])
-def test_feed_forward_equals_its_formula(kind: FeedForwardKind, activate: Callable[[float], float], gated: bool) -> None:
-    layer = FeedForward(EncoderConfig(vocab_size=9, hidden_size=6, num_heads=1, intermediate_size=10, feed_forward=kind)).double()
+@pytest.mark.parametrize(
+    ("kind", "activate", "gated"), [("gelu", gelu, False), ("geglu", gelu, True), ("swiglu", silu, True)]
+)
+def test_feed_forward_equals_its_formula(
+    kind: FeedForwardKind, activate: Callable[[float], float], gated: bool
+) -> None:
+    layer = FeedForward(
+        EncoderConfig(vocab_size=9, hidden_size=6, num_heads=1, intermediate_size=10, feed_forward=kind)
+    ).double()
     randomise(layer, seed=6)
     hidden = torch.randn(2, 3, 6, dtype=torch.float64)
     inner_weight, inner_bias, outer_weight, outer_bias = (p.detach().numpy() for p in layer.parameters())

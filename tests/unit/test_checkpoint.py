@@ -134,7 +134,9 @@ def test_fingerprint_changes_with_any_weight(checkpoint: Checkpoint, tmp_path: P
         {"prompts": {}},
     ],
 )
-def test_fingerprint_changes_with_pooling_and_prompts(checkpoint: Checkpoint, tmp_path: Path, other: dict[str, Any]) -> None:
+def test_fingerprint_changes_with_pooling_and_prompts(
+    checkpoint: Checkpoint, tmp_path: Path, other: dict[str, Any]
+) -> None:
     changed = fingerprint_of(replace(checkpoint, **other), tmp_path / "a", dtype=torch.float32)
     assert changed != checkpoint.fingerprint
 
@@ -145,7 +147,9 @@ def test_fingerprint_changes_with_the_tokenizer(checkpoint: Checkpoint, tmp_path
     assert changed != checkpoint.fingerprint
 
 
-def test_fingerprint_does_not_change_with_the_name_the_card_and_the_notes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_fingerprint_does_not_change_with_the_name_the_card_and_the_notes(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     renamed = replace(checkpoint, name="other")
     same = fingerprint_of(renamed, tmp_path / "a", dtype=torch.float32, card="other", training={"seed": 9})
     assert same == checkpoint.fingerprint
@@ -191,7 +195,9 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(checkpoint: Ch
     words = " ".join(f"word{number}" for number in range(300))
     large = SubwordTokenizer.train([words], config=TokenizerConfig(vocab_size=300, min_frequency=1))
     save_checkpoint(tmp_path / "m", replace(checkpoint, tokenizer=large))
-    with pytest.raises(ArtifactError, match=f"{len(large)} tokens, the encoder {len(checkpoint.tokenizer)}: they do not belong"):
+    with pytest.raises(
+        ArtifactError, match=f"{len(large)} tokens, the encoder {len(checkpoint.tokenizer)}: they do not belong"
+    ):
         load_checkpoint(tmp_path / "m")
 
 
@@ -276,7 +282,9 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 def test_weights_that_float16_cannot_hold_are_refused(checkpoint: Checkpoint, tmp_path: Path, value: float) -> None:
     with torch.no_grad():
         checkpoint.encoder.layers[1].attention.key.weight[0, 0] = value
-    with pytest.raises(InvalidInputError, match=r"encoder.layers.1.attention.key.weight holds values that are not finite in torch"):
+    with pytest.raises(
+        InvalidInputError, match=r"encoder.layers.1.attention.key.weight holds values that are not finite in torch"
+    ):
         save_checkpoint(tmp_path / "m", checkpoint)
     assert not (tmp_path / "m" / "config.json").exists()
 

@@ -58,7 +58,9 @@ def span_means(hidden: NDArray[np.float32], spans: list[tuple[int, int, int]]) -
 
 @settings(deadline=None)
 @given(padded_batches(), WAYS)
-def test_padded_rows_are_pooled_over_their_real_tokens(batch: tuple[NDArray[np.float32], list[int]], how: Pooling) -> None:
+def test_padded_rows_are_pooled_over_their_real_tokens(
+    batch: tuple[NDArray[np.float32], list[int]], how: Pooling
+) -> None:
     hidden, lengths = batch
     expected = [reduced(row[:length], how) for row, length in zip(hidden, lengths, strict=True)]
     pooled = pool_sentences(torch.from_numpy(hidden), torch.tensor(lengths), how=how)

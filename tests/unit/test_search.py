@@ -13,7 +13,8 @@ from ctxembed import search as search_module
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.search import SemanticSearch, _normalised
 from ctxembed.types import Document
-from ctxembed.vectors import Row, VectorFolder, VectorWriter, encoder_settings, read_foreign
+from ctxembed.vector_writer import VectorWriter
+from ctxembed.vectors import Row, VectorFolder, encoder_settings, read_foreign
 
 WORDS = ("river", "bank", "money", "loan", "water", "boat", "tree", "leaf", "stone", "fish", "coin", "debt")
 RNG = np.random.default_rng(0)
@@ -340,7 +341,7 @@ def test_index_opened_without_model_names_the_one_it_needs(built, tmp_path):
 
 
 def test_vector_folder_gives_the_same_index_as_its_documents(built, tmp_path, fake_encoder):
-    settings = encoder_settings(fake_encoder, unit="text")
+    settings = encoder_settings(fake_encoder, unit="sentence")
     with VectorWriter(tmp_path / "v", settings=settings, dimension=16, part_rows=9) as writer:
         for document in DOCUMENTS:
             rows = [Row(document.id, document.text, metadata=document.metadata)]
@@ -351,7 +352,7 @@ def test_vector_folder_gives_the_same_index_as_its_documents(built, tmp_path, fa
     ).close()
     with SemanticSearch.open(tmp_path / "j", encoder=fake_encoder) as search:
         assert search.search("river bank", k=20) == built.search("river bank", k=20)
-        assert search.manifest.unit == "text"
+        assert search.manifest.unit == "sentence"
 
 
 def test_foreign_vectors_are_searched_by_cosine(tmp_path):

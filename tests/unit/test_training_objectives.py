@@ -136,9 +136,7 @@ def test_impossible_shares_are_refused(values: dict[str, float], message: str) -
 def test_loss_is_the_cross_entropy_at_hidden_positions(tiny_tokenizer: SubwordTokenizer) -> None:
     objective, batch = masked_modelling(tiny_tokenizer), batch_of(tiny_tokenizer)
     loss = objective(batch, seeded(3))
-    masked, chosen = mask_tokens(
-        batch.ids, batch.lengths, tiny_tokenizer, config=objective.config, generator=seeded(3)
-    )
+    masked, chosen = mask_tokens(batch.ids, batch.lengths, tiny_tokenizer, config=objective.config, generator=seeded(3))
     hidden = objective.encoder(masked, batch.lengths).last
     logits = objective.head(hidden, objective.encoder.embedding.tokens.weight)
     by_hand = [
@@ -184,11 +182,13 @@ def divergence_by_hand(student: Tensor, teacher: Tensor, temperature: float) -> 
     total = 0.0
     for row in range(len(student)):
         own, goal = (
-            softmax([
-                float(v[row] @ v[other] / np.linalg.norm(v[row]) / np.linalg.norm(v[other])) / temperature
-                for other in range(len(v))
-                if other != row
-            ])
+            softmax(
+                [
+                    float(v[row] @ v[other] / np.linalg.norm(v[row]) / np.linalg.norm(v[other])) / temperature
+                    for other in range(len(v))
+                    if other != row
+                ]
+            )
             for v in (student.double().numpy(), teacher.double().numpy())
         )
         total += rel_entr(goal, own).sum()
@@ -319,7 +319,9 @@ def test_a_part_without_targets_or_weight_is_left_out(
 
 
 def test_a_batch_without_any_target_gives_zero_that_can_be_descended(tiny_tokenizer: SubwordTokenizer) -> None:
-    nothing = replace(without_words(), sentence_rows=torch.zeros(0, dtype=torch.int64), sentences=torch.zeros(0, TEACHER))
+    nothing = replace(
+        without_words(), sentence_rows=torch.zeros(0, dtype=torch.int64), sentences=torch.zeros(0, TEACHER)
+    )
     loss = distillation(tiny_tokenizer, nothing, mlm_weight=0.0)(batch_of(tiny_tokenizer), seeded())
     loss.value.backward()
     assert loss.value.item() == 0.0

@@ -12,7 +12,8 @@ from ctxembed.training.batches import TokenRowBatch, collate
 from ctxembed.training.objectives import TeacherBatch
 from ctxembed.training.targets import COMMON_FORM, VectorTargets
 from ctxembed.types import Document, Vectors
-from ctxembed.vectors import Row, VectorFolder, VectorWriter
+from ctxembed.vector_writer import VectorWriter
+from ctxembed.vectors import Row, VectorFolder
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
@@ -103,7 +104,7 @@ def test_a_row_without_sentence_vector_is_left_out_of_the_sentences(
 
 
 def test_each_word_is_aligned_with_its_own_tokens(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
-    texts = [*BANKS, "farmers' bankers, re-read: crane!"]
+    texts = [*BANKS, "farmers' bankers, trained: crane!"]
     targets = VectorTargets(tiny_tokenizer, words=[write(tmp_path / "w", words(texts))], max_length=32)
     chosen = [4, 1, 0]
     batch = batch_of(targets, chosen)
@@ -120,7 +121,9 @@ def test_word_vectors_are_those_of_the_teacher_less_their_mean(
     targets = VectorTargets(tiny_tokenizer, words=[write(tmp_path / "w", rows, part_rows=3)], max_length=32)
     answer = targets.lookup(batch_of(targets, [2, 0]))
     every = np.array([vector_of(row) for row in rows])
-    expected = [vector_of(row) - every.mean(axis=0) for text in (BANKS[2], BANKS[0]) for row in rows if row.text == text]
+    expected = [
+        vector_of(row) - every.mean(axis=0) for text in (BANKS[2], BANKS[0]) for row in rows if row.text == text
+    ]
     np.testing.assert_allclose(answer.words.numpy(), expected, atol=0.02)  # stored in half precision
 
 
