@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from ctxembed.meaning.compare import Comparison
     from ctxembed.meaning.usages import Background
     from ctxembed.types import Usage, UsageEncoder, Vectors
+
+SAMPLE_CORPUS = "the sample corpus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """What a comparison was made with: the encoder, the static vectors, and where nearest words come from."""
+
+    model: str
+    static: str | None
+    background: str | None
 
 
 @click.command()
@@ -75,14 +86,15 @@ def compare(
     result = compare_usages(
         usages, encoder=encoder, static=lookup, background=background, k=max(1, nearest), layer=layer
     )
+    names = Names(
+        model=encoder.name,
+        static=lookup.name if lookup else None,
+        background=(", ".join(corpus) or SAMPLE_CORPUS) if nearest else None,
+    )
     if output_format == "table":
-        print_comparison(result, encoder.name, lookup.name if lookup else None)
+        print_comparison(result, names)
     elif output_format == "json":
-        click.echo(
-            json.dumps(
-                comparison_record(result, encoder.name, lookup.name if lookup else None), ensure_ascii=False, indent=2
-            )
-        )
+        click.echo(json.dumps(comparison_record(result, names), ensure_ascii=False, indent=2))
     else:
         from .output import emit
 
@@ -92,9 +104,11 @@ def compare(
 
 def expand_stdin(uses: tuple[str, ...]) -> list[str]:
     """Replace - by the lines of stdin."""
+    from ctxembed.corpus import Corpus
+
     expanded: list[str] = []
     for use in uses:
-        expanded += [line.strip() for line in sys.stdin if line.strip()] if use == "-" else [use]
+        expanded += [document.text.strip() for document in Corpus("-")] if use == "-" else [use]
     return expanded
 
 
@@ -116,12 +130,12 @@ def letter(number: int) -> str:
     return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
 
 
-def print_comparison(result: Comparison, model: str, static: str | None) -> None:
+def print_comparison(result: Comparison, names: Names) -> None:
     """Print the uses, both matrices and the nearest words as tables."""
     print_table([{"use": letter(n), "text": marked(usage)} for n, usage in enumerate(result.usages)])
-    print_matrix(f"in context: {model}", result.contextual)
+    print_matrix(f"in context: {names.model}", result.contextual)
     if result.static is not None:
-        print_matrix(f"static lookup: {static}", result.static)
+        print_matrix(f"static lookup: {names.static}", result.static)
         with_itself = result.static.diagonal()
         unknown = [usage.word for usage, value in zip(result.usages, with_itself, strict=True) if value != value]
         if unknown:
@@ -130,11 +144,11 @@ def print_comparison(result: Comparison, model: str, static: str | None) -> None
         rows = [
             {
                 "use": letter(n),
-                "nearest words in use": ", ".join(f"{near.word} {near.similarity:.2f}" for near in words),
+                "words": ", ".join(f"{near.word} {near.similarity:.2f}" for near in words),
             }
             for n, words in enumerate(result.nearest)
         ]
-        click.echo()
+        click.echo(f"\nused most like it in {names.background}")
         print_table(rows)
 
 
@@ -153,7 +167,7 @@ def marked(usage: Usage) -> str:
     return f"{usage.text[: usage.start]}[{usage.word}]{usage.text[usage.end :]}"
 
 
-def comparison_record(result: Comparison, model: str, static: str | None) -> dict[str, Any]:
+def comparison_record(result: Comparison, names: Names) -> dict[str, Any]:
     """Return a comparison as JSON can hold it; null where there is no static vector."""
     uses: list[dict[str, Any]] = []
     for number, usage in enumerate(result.usages):
@@ -164,8 +178,9 @@ def comparison_record(result: Comparison, model: str, static: str | None) -> dic
         ]
         uses.append({"word": usage.word, "text": usage.text, "start": usage.start, "end": usage.end, "nearest": words})
     return {
-        "model": model,
-        "static_model": static,
+        "model": names.model,
+        "static_model": names.static,
+        "background": names.background,
         "uses": uses,
         "contextual": matrix_lists(result.contextual),
         "static": None if result.static is None else matrix_lists(result.static),

@@ -11,7 +11,7 @@ import click
 from ctxembed.runtime import data_directory
 from ctxembed.text import parse_usage
 
-from .compare import load_background, print_comparison
+from .compare import SAMPLE_CORPUS, Names, load_background, print_comparison
 from .options import load_embedder, load_static, runtime_options
 from .output import print_table, say
 from .progress import document_bar
@@ -63,7 +63,7 @@ def demo(device: str) -> None:
     background = load_background(encoder, ())
     usages = [parse_usage(use) for use in USES]
     result = compare_usages(usages, encoder=encoder, static=static, background=background)
-    print_comparison(result, encoder.name, static.name)
+    print_comparison(result, Names(model=encoder.name, static=static.name, background=SAMPLE_CORPUS))
     click.echo(
         "\nThe static lookup gives every use of a word the same vector; in context, riverside and money uses part."
         "\n\nNow with your own files:"

@@ -1,10 +1,15 @@
-"""The progress bar of commands that go through documents, on stderr."""
+"""What long commands show on stderr while they work."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from .output import say
+
+SECONDS_BETWEEN_LINES = 20
 
 
 @contextlib.contextmanager
@@ -22,3 +27,32 @@ def document_bar(label: str, *, total: int | None = None, unit: str = "row") -> 
             bar.update(done)
 
         yield advance
+
+
+@contextlib.contextmanager
+def training_line(num_steps: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Show loss, tokens a second and the time left: a bar on a terminal, a line now and then elsewhere.
+
+    Yields:
+        A function to call with the metrics of each step.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=num_steps, unit="step", disable=None, file=sys.stderr) as bar:
+        started = shown = time.monotonic()
+        first: int | None = None  # a resumed run does not begin at 1
+
+        def report(metrics: Mapping[str, float]) -> None:
+            nonlocal first, shown
+            step, now = int(metrics["step"]), time.monotonic()
+            if first is None:
+                first = bar.n = bar.initial = step - 1
+            text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(step - bar.n)
+            if bar.disable and (now - shown > SECONDS_BETWEEN_LINES or step == num_steps):
+                shown = now
+                left = (now - started) / (step - first) * (num_steps - step)
+                say(f"step {step}/{num_steps}: {text}, {left / 60:.0f} min left")
+
+        yield report

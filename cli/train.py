@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +20,9 @@ from .options import (
     stacked,
 )
 from .output import say
+from .progress import training_line
 
 if TYPE_CHECKING:
-    from ctxembed.config import TrainingConfig
     from ctxembed.corpus import ReadOptions
     from ctxembed.vectors import VectorFolder
 
@@ -104,7 +102,7 @@ def mlm(
     training = TrainingConfig(seed=seed, **loop)
     corpus = open_corpus(inputs, reading)
     documents = prepare_documents(corpus, most=max_documents, seed=seed)
-    with training_line(training) as report:
+    with training_line(training.max_steps) as report:
         train_mlm(
             documents,
             run=Run(
@@ -188,7 +186,7 @@ def distill(
         max_length=training.max_length,
     )
     say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
-    with training_line(training) as report:
+    with training_line(training.max_steps) as report:
         run_distillation(
             targets,
             run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report),
@@ -297,36 +295,3 @@ def chosen_device(name: str) -> Any:
 def input_names(inputs: tuple[str, ...]) -> list[str]:
     """Return the inputs as training.json keeps them: file names, no paths."""
     return [Path(name).name for name in inputs]
-
-
-class training_line:  # noqa: N801 - used like a function in a with statement
-    """A line on stderr that shows loss, tokens a second and the time left; every 20 s when stderr is no terminal."""
-
-    def __init__(self, training: TrainingConfig) -> None:
-        self.total = training.max_steps
-        self.shown = time.monotonic()
-
-    def __enter__(self) -> Callable[[Mapping[str, float]], None]:
-        import sys
-
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=self.total, unit="step", disable=None, file=sys.stderr)
-        return self.report
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Show the figures of one step."""
-        step = int(metrics["step"])
-        text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
-        if not self.bar.disable:
-            if step - self.bar.n > 1:
-                self.bar.reset(total=self.total)
-                self.bar.initial = step - 1
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(step - self.bar.n)
-        elif time.monotonic() - self.shown > 20 or step == self.total:
-            self.shown = time.monotonic()
-            say(f"step {step}/{self.total}: {text}")

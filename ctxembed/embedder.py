@@ -231,9 +231,7 @@ class Embedder:
 
         self._run(ids, windows, layer=self.num_layers, consume=add)
 
-    def _add_spans(
-        self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int
-    ) -> None:
+    def _add_spans(self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int) -> None:
         """Write the vector of each place (text, first token, one past the last, row of ``result``)."""
         import torch
 

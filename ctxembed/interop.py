@@ -38,6 +38,7 @@ class TransformersEncoder:
         from ctxembed.model.device import choose_device, choose_dtype
 
         transformers = require("transformers", "interop")
+        transformers.utils.logging.disable_progress_bar()
         self._path = existing(path)
         self._device = choose_device()
         self._max_length = max_length

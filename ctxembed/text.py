@@ -16,7 +16,7 @@ import regex
 from ctxembed.errors import InvalidInputError
 from ctxembed.types import Span, Usage
 
-_WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’\-‐][\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
+_WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:['’\-‐‑][\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
 _MARK = regex.compile(r"\[([^\[\]]*[^\[\]\s][^\[\]]*)\]")
 
 # A sentence may end at . ! ? … (or their full-width forms), any closing quotes or brackets included.
@@ -50,7 +50,7 @@ def word_form(word: str) -> str:
     >>> word_form("Cafe\u0301’s")
     "café's"
     """
-    folded = unicodedata.normalize("NFC", word).replace("’", "'").replace("‐", "-").casefold()
+    folded = unicodedata.normalize("NFC", word).replace("’", "'").replace("‐", "-").replace("‑", "-").casefold()
     return unicodedata.normalize("NFC", folded)  # folding takes some characters apart, such as the Greek ΐ
 
 
@@ -171,7 +171,7 @@ FUNCTION_WORDS = frozenset(
 
 
 def is_content_word(form: str) -> bool:
-    """Tell whether a word form carries meaning of its own: no function word, no number, at least two letters.
+    """Tell whether a word form carries meaning of its own: no function word, more than one character, a letter among them.
 
     >>> [form for form in ("the", "river", "1905", "x") if is_content_word(form)]
     ['river']

@@ -98,6 +98,7 @@ class SubwordTokenizer:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._json = str(tokenizer.to_str())
+        tokenizer.encode_special_tokens = True  # "[SEP]" in somebody's text is text, not a command to the model
         before = json.dumps(json.loads(self._json)["pre_tokenizer"])
         self._tokens_hold_spaces = "ByteLevel" in before or "Metaspace" in before
         special = [self._special(name) for name in SPECIAL_TOKENS]

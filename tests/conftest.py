@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from ctxembed.types import Vectors
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
+
+
+# Tensors are tiny here: more threads only wait for each other, for minutes when the machine is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)

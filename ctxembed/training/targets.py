@@ -64,10 +64,11 @@ class VectorTargets:
             tokenizer: The student's.
             sentences: Folders of whole texts.
             words: Folders of words in their texts.
-            max_length: Texts of more tokens are left out, and counted in ``skipped_long``.
+            max_length: Texts of more tokens are left out, and counted in ``skipped_long``. Zero vectors, a
+                teacher's way of saying nothing, and words without a token are counted in ``skipped_vectors``.
 
         Raises:
-            InvalidInputError: If no text is left, or folders of one kind differ in width.
+            InvalidInputError: If no text is left, a folder is of the other kind, or two of one kind differ in width.
         """
         self.teachers = [str(folder.settings.get("fingerprint")) for folder in (*sentences, *words)]
         self.sentence_dimension = _width(sentences)
@@ -80,6 +81,7 @@ class VectorTargets:
                 f"the teacher's folders hold no text of at most {max_length} tokens: nothing to learn from"
             )
         self.store = TokenRows.from_lists(rows)
+        self.skipped_vectors = 0
         self._sentence_of, self._sentences = self._read_sentences(sentences)
         self._words = self._read_words(words, offsets)
         self._word_bounds = np.searchsorted(self._words.rows, np.arange(len(rows) + 1))
@@ -115,11 +117,15 @@ class VectorTargets:
         sentence_of = np.full(len(self.store), -1, dtype=np.int64)
         vectors = np.zeros((sum(map(len, folders)), self.sentence_dimension), dtype=np.float16)
         number = 0
-        for row, vector in _pairs(folders):
-            if (position := self._row_of.get(row.text)) is not None:
-                sentence_of[position] = number
-                vectors[number] = vector
-                number += 1
+        for row, vector in _pairs(folders, marked=False):
+            if (position := self._row_of.get(row.text)) is None:
+                continue
+            if not vector.any():
+                self.skipped_vectors += 1
+                continue
+            sentence_of[position] = number
+            vectors[number] = vector
+            number += 1
         return sentence_of, vectors[:number]
 
     def _read_words(self, folders: Sequence[VectorFolder], offsets: Sequence[NDArray[np.int32]]) -> WordTargets:
@@ -128,7 +134,7 @@ class VectorTargets:
         places = np.zeros((total, 4), dtype=np.int64)  # row, first token, one past the last, form
         forms: dict[str, int] = {}
         number = 0
-        for text, group in groupby(_pairs(folders), key=lambda pair: pair[0].text):
+        for text, group in groupby(_pairs(folders, marked=True), key=lambda pair: pair[0].text):
             members = list(group)
             if (position := self._row_of.get(text)) is None:
                 continue
@@ -136,7 +142,9 @@ class VectorTargets:
                 offsets[position], [row.start or 0 for row, _ in members], [row.end or 0 for row, _ in members]
             )
             for (row, vector), start, end in zip(members, first, last, strict=True):
-                if start < end:
+                if start == end or not vector.any():
+                    self.skipped_vectors += 1
+                else:
                     form = forms.setdefault(word_form(text[row.start : row.end]), len(forms))
                     places[number] = position, start + 1, end + 1, form
                     vectors[number] = vector
@@ -192,10 +200,15 @@ def _tokenise(
     return rows, offsets, row_of
 
 
-def _pairs(folders: Sequence[VectorFolder]) -> Iterator[tuple[Row, Vectors]]:
+def _pairs(folders: Sequence[VectorFolder], *, marked: bool) -> Iterator[tuple[Row, Vectors]]:
+    """Yield rows with their vectors; rows of words (``marked``) and of whole texts must not be taken for each other."""
     for folder in folders:
         for rows, vectors in folder.iter_parts():
-            yield from zip(rows, vectors, strict=True)
+            for row, vector in zip(rows, vectors, strict=True):
+                if (row.start is not None) != marked:
+                    found, wanted = ("a word", "whole texts") if row.start is not None else ("a whole text", "words")
+                    raise InvalidInputError(f"row {row.id} stands for {found}: name a folder of {wanted} here")
+                yield row, vector
 
 
 def _width(folders: Sequence[VectorFolder]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,6 +147,9 @@ def flip() -> Callable[[Path], None]:
     return change
 
 
-def environment() -> dict[str, str]:
-    """Return the variables for a process of its own."""
-    return {**os.environ, "PYTHONWARNINGS": "default"}
+@pytest.fixture
+def shipped_models() -> None:
+    """Skip a test as long as the models that are to ship are not in the checkout."""
+    missing = [kind for kind in ("encoder", "static") if not (data_directory() / "models" / kind).is_dir()]
+    if missing:
+        pytest.skip(f"data/models has no {' and no '.join(missing)} yet")

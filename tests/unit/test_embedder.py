@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_windows_cover_every_token_and_overlap_by_a_quarter(length: int, width: 
     assert all(0 < end - start <= width for start, end in windows)
     if len(windows) > 1:
         assert {end - start for start, end in windows} == {width}
-    for (_, end), (start, _) in zip(windows, windows[1:], strict=False):
+    for (_, end), (start, _) in itertools.pairwise(windows):
         assert end - start >= width // 4
 
 

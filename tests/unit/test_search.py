@@ -83,7 +83,7 @@ def test_manifest_records_what_made_the_index(built, tmp_path, fake_encoder):
     record = json.loads((tmp_path / "i" / "manifest.json").read_text())
     assert record["model"] == {"name": "fake", "fingerprint": fake_encoder.fingerprint}
     assert {key: record[key] for key in ("generation", "dimension", "rows", "metric", "unit", "num_zero")} == {
-        "generation": 1, "dimension": 16, "rows": 40, "metric": "cosine", "unit": "text", "num_zero": 0,
+        "generation": 1, "dimension": 16, "rows": 40, "metric": "cosine", "unit": "sentence", "num_zero": 0,
     }  # fmt: skip
 
 

@@ -414,3 +414,11 @@ def test_report_names_the_twenty_longest_pieces() -> None:
     report = trained().report(CORPUS)
     assert len(report.longest_pieces) == 20
     assert list(report.longest_pieces) == sorted(report.longest_pieces, key=lambda piece: (-len(piece), piece))
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_a_special_token_written_in_a_text_is_ordinary_text(small_tokenizer: SubwordTokenizer, name: str) -> None:
+    ids = small_tokenizer.encode_ids([f"the {name} bank"])[0].tolist()
+    special = {small_tokenizer.pad_id, small_tokenizer.cls_id, small_tokenizer.sep_id, small_tokenizer.mask_id}
+    assert not special & set(ids)
+    assert [small_tokenizer.token(i) for i in (ids[0], ids[-1])] == ["the", "bank"]

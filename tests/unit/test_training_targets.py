@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import word_form, word_spans
@@ -32,8 +34,12 @@ def vector_of(row: Row, width: int = WIDTH) -> Vectors:
     return np.arange(1, width + 1, dtype=np.float32) * number_of(row) + np.eye(width, dtype=np.float32)[0]
 
 
-def write(folder: Path, rows: list[Row], *, width: int = WIDTH, part_rows: int = 100) -> VectorFolder:
-    vectors = np.array([vector_of(row, width) for row in rows], dtype=np.float32).reshape(-1, width)
+def write(
+    folder: Path, rows: list[Row], *, width: int = WIDTH, part_rows: int = 100, silent: Sequence[str] = ()
+) -> VectorFolder:
+    """Write what the teacher says; what it is silent about is a zero vector."""
+    vectors = np.array([vector_of(row, width) for row in rows], dtype=np.float32)
+    vectors[[row.text[row.start : row.end] in silent for row in rows]] = 0.0
     settings = {"model": "teacher", "fingerprint": folder.name, "unit": "word"}
     with VectorWriter(folder, settings=settings, dimension=width, part_rows=part_rows) as writer:
         for number, row in enumerate(rows):
@@ -190,6 +196,37 @@ def test_a_text_of_exactly_max_length_is_kept(tiny_tokenizer: SubwordTokenizer, 
     assert VectorTargets(tiny_tokenizer, sentences=[folder], max_length=length).skipped_long == 0
     with pytest.raises(InvalidInputError, match=f"hold no text of at most {length - 1} tokens: nothing to learn from"):
         VectorTargets(tiny_tokenizer, sentences=[folder], max_length=length - 1)
+
+
+def test_zero_vectors_are_left_out_and_counted(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
+    silent = (BANKS[1], "near")
+    known = [row for row in words(BANKS) if row.text[row.start : row.end] not in silent]
+    expected = VectorTargets(tiny_tokenizer, words=[write(tmp_path / "expected", known)], max_length=32)
+    sentences = write(tmp_path / "s", whole(BANKS), silent=silent)
+    marked = write(tmp_path / "w", words(BANKS), silent=silent)
+    targets = VectorTargets(tiny_tokenizer, sentences=[sentences], words=[marked], max_length=32)
+    answer = targets.lookup(batch_of(targets, [0, 1, 2]))
+    assert targets.skipped_vectors == 1 + len(BANKS)
+    assert answer.sentence_rows.tolist() == [0, 2]
+    assert torch.equal(answer.words, expected.lookup(batch_of(expected, [0, 1, 2])).words)
+
+
+def test_a_stretch_without_token_is_left_out_and_counted(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
+    rows = [Row("0", BANKS[0], 0, 3), Row("1", BANKS[0], 3, 4), Row("2", BANKS[0], 4, 8)]  # the second is a space
+    targets = VectorTargets(tiny_tokenizer, words=[write(tmp_path / "w", rows)], max_length=32)
+    batch = batch_of(targets, [0])
+    assert stands_for(batch, targets.lookup(batch), tiny_tokenizer) == [(0, "the"), (0, "bank")]
+    assert targets.skipped_vectors == 1
+
+
+def test_folders_of_words_and_of_whole_texts_are_not_taken_for_each_other(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
+) -> None:
+    sentences, marked = write(tmp_path / "s", whole(BANKS)), write(tmp_path / "w", words(BANKS))
+    with pytest.raises(InvalidInputError, match="row 0:0 stands for a word: name a folder of whole texts here"):
+        VectorTargets(tiny_tokenizer, sentences=[marked], max_length=32)
+    with pytest.raises(InvalidInputError, match="row 0 stands for a whole text: name a folder of words here"):
+        VectorTargets(tiny_tokenizer, words=[sentences], max_length=32)
 
 
 def test_folders_of_one_kind_but_two_widths_are_refused(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:

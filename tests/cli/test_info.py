@@ -1,0 +1,117 @@
+"""``ctxembed info``: the facts of every kind of folder, in every format, and what is damaged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctxembed import __version__
+from ctxembed.embedder import Embedder
+
+if TYPE_CHECKING:
+    from .conftest import Run
+
+
+@pytest.fixture
+def facts(run: Run) -> Callable[..., dict[str, Any]]:
+    """Return the facts that are printed for a folder."""
+
+    def look(*arguments: str | Path) -> dict[str, Any]:
+        [found] = run("info", *arguments, "--format", "json").json
+        return dict(found)
+
+    return look
+
+
+def test_model_is_described_by_its_shape_and_fingerprint(facts: Callable[..., dict[str, Any]], model: Path) -> None:
+    found = facts(model)
+    assert (found["name"], found["format"], found["layers"], found["width"]) == ("model", "ctxembed-model", 2, 64)
+    assert found["fingerprint"] == Embedder.load(model).fingerprint
+    assert found["bytes"] == sum((model / name).stat().st_size for name in ("model.safetensors", "tokenizer.json"))
+
+
+def test_static_vectors_are_described(facts: Callable[..., dict[str, Any]], static: Path) -> None:
+    found = facts(static)
+    assert (found["name"], found["format"], found["dimension"]) == ("static", "ctxembed-static", 16)
+    assert found["words"] == len((static / "words.txt").read_text(encoding="utf-8").splitlines())
+
+
+def test_index_is_described_with_its_model(facts: Callable[..., dict[str, Any]], index: Path, model: Path) -> None:
+    found = facts(index)
+    assert (found["format"], found["rows"], found["metric"], found["unit"]) == (
+        "ctxembed-index",
+        6,
+        "cosine",
+        "sentence",
+    )
+    assert (found["name"], found["fingerprint"]) == ("model", Embedder.load(model).fingerprint)
+
+
+def test_vectors_are_described_with_their_settings(
+    run: Run, facts: Callable[..., dict[str, Any]], rows: Path, model: Path
+) -> None:
+    run("embed", rows, "-o", "vecs", "-m", model, "--unit", "word", "--layer", "1", "--dtype", "float16")
+    found = facts("vecs")
+    assert (found["format"], found["complete"], found["documents"]) == ("ctxembed-vectors", True, 6)
+    assert (found["model"], found["unit"], found["layer"], found["dtype"]) == ("model", "word", 1, "float16")
+
+
+def test_every_format_has_the_same_facts(run: Run, facts: Callable[..., dict[str, Any]], model: Path) -> None:
+    wanted = facts(model)
+    assert run("info", model, "--format", "jsonl").jsonl == [wanted]
+    pairs = list(csv.reader(io.StringIO(run("info", model, "--format", "csv").stdout)))
+    assert pairs == [["what", "value"], *([name, str(value)] for name, value in wanted.items())]
+    table = [line.split(maxsplit=1) for line in run("info", model).stdout.splitlines()]
+    assert [[name, value.strip()] for name, value in table] == pairs
+
+
+def test_without_folder_the_versions_are_shown_and_no_path_is(facts: Callable[..., dict[str, Any]]) -> None:
+    found = facts()
+    assert found["ctxembed"] == __version__
+    assert {"python", "torch", "faiss-cpu", "system", "cores", "encoder model", "static model"} <= set(found)
+    assert str(Path.home()) not in json.dumps(found)
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "file"])
+def test_what_is_not_ours_is_refused(run: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "thing"
+    path.mkdir() if kind == "empty folder" else path.touch()
+    outcome = run("info", path, code=3)
+    assert outcome.stderr == f"error: {path} holds no model, vectors or index of ctxembed: check the path\n"
+
+
+def test_format_of_a_later_version_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": "ctxembed-senses"}')
+    assert "which this ctxembed does not know: upgrade it" in run("info", tmp_path, code=3).stderr
+
+
+PARTS = {
+    "model": ("model.safetensors", "tokenizer.json"),
+    "static": ("vectors.npy", "words.txt", "counts.npy"),
+    "index": ("index.1.faiss", "rows.1.sqlite"),
+}
+
+
+@pytest.mark.parametrize(("kind", "part"), [(kind, part) for kind, parts in PARTS.items() for part in parts])
+def test_changed_byte_is_found(
+    run: Run, request: pytest.FixtureRequest, flip: Callable[[Path], None], kind: str, part: str
+) -> None:
+    shutil.copytree(request.getfixturevalue(kind), "damaged")
+    flip(Path("damaged") / part)
+    outcome = run("info", "damaged", code=3)
+    assert outcome.stderr.startswith(f"error: damaged/{part} is damaged")
+    assert (outcome.stdout, len(outcome.stderr.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize("content", ["{", "3", '{"version": 1}'])
+def test_damaged_manifest_is_found(run: Run, index: Path, content: str) -> None:
+    shutil.copytree(index, "damaged")
+    Path("damaged/manifest.json").write_text(content)
+    assert run("info", "damaged", code=3).stderr.startswith("error: damaged/manifest.json is damaged (")
