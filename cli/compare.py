@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxembed.text import find_usage, parse_usage
+from ctxembed.text import find_usage, parse_usage, word_form, word_forms
 
 from .options import load_any, load_static, model_option, reading_options, report_long, runtime_options
 from .output import format_option, print_table, say
@@ -79,7 +79,7 @@ def compare(
     """
     from ctxembed.meaning.compare import compare_usages
 
-    usages = [find_usage(use, word) if word and "[" not in use else parse_usage(use) for use in expand_stdin(uses)]
+    usages = [read_usage(use, word) for use in expand_stdin(uses)]
     encoder = load_any(model, device=device)
     lookup = None if no_static else load_static(static)
     background = load_background(encoder, corpus, reading=reading, layer=layer) if nearest else None
@@ -100,6 +100,15 @@ def compare(
 
         emit(pair_rows(result), output_format)
     report_long(encoder)
+
+
+def read_usage(use: str, word: str | None) -> Usage:
+    """Read a marked use, or find the word in one that does not mark it; other brackets are only text then."""
+    if word is None:
+        return parse_usage(use)
+    is_marked = f"[{word.casefold()}]" in use.casefold()
+    is_elsewhere = word_form(word) in word_forms(use)
+    return parse_usage(use) if "[" in use and (is_marked or not is_elsewhere) else find_usage(use, word)
 
 
 def expand_stdin(uses: tuple[str, ...]) -> list[str]:

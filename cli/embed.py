@@ -17,6 +17,7 @@ from .options import (
     model_option,
     open_corpus,
     reading_options,
+    refuse_idle,
     report_long,
     resume_option,
     runtime_options,
@@ -104,6 +105,8 @@ def embed(
     """
     if (output is None) == (output_format is None):
         raise click.UsageError("say where the vectors go: either -o FOLDER or --format jsonl")
+    if output is None:
+        refuse_idle(("resume", "dtype"), "when vectors are printed")
     from ctxembed.corpus import sample_documents
 
     encoder = load_any(model, device=device, on_long=on_long)

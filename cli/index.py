@@ -11,12 +11,14 @@ import click
 from ctxembed.errors import InvalidInputError
 
 from .options import (
+    READING,
     inputs_argument,
     load_any,
     long_option,
     model_option,
     open_corpus,
     reading_options,
+    refuse_idle,
     report_long,
     resume_option,
     runtime_options,
@@ -88,6 +90,7 @@ def build(
     started = time.perf_counter()
     how: dict[str, Any] = {"path": output, "on_duplicate": on_duplicate, "overwrite": overwrite}
     if vectors := vector_input(inputs):
+        refuse_idle(("model", "resume", "on_long", *READING), "for an input of vectors")
         built = build_from_vectors(vectors, ids=ids, texts=texts, **how)
     else:
         if ids or texts:

@@ -31,6 +31,29 @@ def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def refuse_idle(options: Sequence[str], because: str) -> None:
+    """Refuse options that were given on the command line but would do nothing here.
+
+    Raises:
+        UsageError: Naming the first of them.
+    """
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} does nothing {because}: leave it out")
+
+
+READING = (
+    "text_column",
+    "id_column",
+    "metadata_columns",
+    "document",
+    "split_sentences",
+    "encoding_errors",
+    "stdin_format",
+)
+"""The names of the reading options, as commands know them."""
+
 inputs_argument = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 model_option = click.option(
     "-m",
@@ -54,7 +77,6 @@ long_option = click.option(
     help="What to do with texts longer than the model's window; window loses nothing.",
 )
 resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 
 
 def runtime_options(command: F) -> F:
@@ -81,16 +103,7 @@ def reading_options(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         from ctxembed.corpus import ReadOptions
 
-        names = (
-            "text_column",
-            "id_column",
-            "metadata_columns",
-            "document",
-            "encoding_errors",
-            "split_sentences",
-            "stdin_format",
-        )
-        values = {name: kwargs.pop(name) for name in names}
+        values = {name: kwargs.pop(name) for name in READING}
         columns = values["metadata_columns"]
         values["metadata_columns"] = tuple(map(str.strip, columns.split(","))) if columns else None
         return command(*args, reading=ReadOptions(**values), **kwargs)

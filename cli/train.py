@@ -13,6 +13,7 @@ from .options import (
     inputs_argument,
     open_corpus,
     reading_options,
+    refuse_idle,
     require_free,
     resume_option,
     runtime_options,
@@ -98,6 +99,8 @@ def mlm(
     from ctxembed.training.recipes import Run, prepare_documents, train_mlm
 
     settings = read_sections(config, "encoder", "tokenizer", "masking")
+    if tokenizer:
+        refuse_idle(("vocab_size",), "with a trained tokenizer")
     given = SubwordTokenizer.load(tokenizer) if tokenizer else None
     training = TrainingConfig(seed=seed, **loop)
     corpus = open_corpus(inputs, reading)

@@ -150,6 +150,8 @@ def _find_files(given: Iterable[str]) -> tuple[list[str], int]:
     found: list[str] = []
     num_unsupported = 0
     for path in given:
+        if not path:
+            raise InvalidInputError("an input path is empty: name a file, a directory, or - for stdin")
         if path != "-" and existing(path).is_dir():
             files = _visible_files(Path(path))
             supported = [str(file) for file in files if file_kind(file)[0]]
@@ -247,10 +249,10 @@ def _metadata(reading: Reading, fields: dict[str, Any]) -> dict[str, Scalar]:
 
 
 def _scalar(value: Any) -> Scalar:
-    """Return what metadata can hold: lists and objects as JSON, times in ISO format, bytes in hex, NaN as None."""
+    """Return what metadata can hold: lists and objects as JSON, times as ISO, bytes as hex, NaN or infinity as None."""
     if isinstance(value, float):
-        # NaN is no JSON, and as it differs from itself two passes would not be equal.
-        return None if math.isnan(value) else value
+        # NaN and infinity are no JSON, and as NaN differs from itself two passes would not be equal.
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, list | dict):

@@ -164,5 +164,5 @@ def default_model(kind: str) -> Path:
     """
     path = data_directory() / "models" / kind
     if not path.is_dir():
-        raise MissingInputError(f"this installation ships no {kind} model: train one, and name it with -m")
+        raise MissingInputError(f"this installation ships no {kind} model: train one, and name its folder")
     return path

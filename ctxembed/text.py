@@ -171,7 +171,7 @@ FUNCTION_WORDS = frozenset(
 
 
 def is_content_word(form: str) -> bool:
-    """Tell whether a word form carries meaning of its own: no function word, more than one character, a letter among them.
+    """Tell whether a word form carries meaning of its own: no function word, longer than one character, with a letter.
 
     >>> [form for form in ("the", "river", "1905", "x") if is_content_word(form)]
     ['river']

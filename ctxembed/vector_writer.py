@@ -6,6 +6,7 @@ whether the input of a continued run is still the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -18,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.errors import ArtifactError, CtxEmbedError, InvalidInputError
 from ctxembed.runtime import atomic_path, sha256_file, sha256_text, write_json
 from ctxembed.types import Document, Vectors
 from ctxembed.vectors import MANIFEST, Manifest, Part, Row, StoredType, check_part, checked_vectors
@@ -142,9 +143,14 @@ class VectorWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *rest: object) -> None:
+    def __exit__(self, kind: object, error: object, *rest: object) -> None:
         if kind is None:
             self.finish()
+        elif isinstance(error, CtxEmbedError) and not self.documents:
+            # A mistake before anything was kept must not be in the way of its correction.
+            (self._path / MANIFEST).unlink()
+            with contextlib.suppress(OSError):  # the folder may hold more than ours
+                self._path.rmdir()
 
     def _changed(self, what: str) -> str:
         return f"the input has changed since {self._path} was begun ({what}): give the same input, or choose another -o"

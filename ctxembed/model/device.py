@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
 
+DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -19,6 +21,7 @@ def choose_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    check(name.split(":")[0] in DEVICES, f"device {name!r} is unknown: choose auto, {', '.join(DEVICES)}")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -6,9 +6,10 @@ appear when it is done.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from ctxembed.config import EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping, to_mapping
 from ctxembed.corpus import require_restartable, sample_documents
-from ctxembed.errors import InvalidInputError
+from ctxembed.errors import CtxEmbedError, InvalidInputError
 from ctxembed.model.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import environment
@@ -30,7 +31,7 @@ from ctxembed.training.objectives import (
     MaskingConfig,
 )
 from ctxembed.training.targets import VectorTargets
-from ctxembed.training.trainer import METRICS_FILE, Report, Trainer
+from ctxembed.training.trainer import METRICS_FILE, STATE_FILE, Report, Trainer
 from ctxembed.types import Document
 
 RUN_FOLDER = ".run"
@@ -56,8 +57,9 @@ class Run:
     notes: Mapping[str, Any] | None = None
     """What to keep in training.json beside the settings (the names of the inputs, say)."""
 
-    def open(self) -> Path:
-        """Make the run folder.
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Path]:
+        """Make the run folder; a mistake before anything was saved leaves nothing that is in the way of its correction.
 
         Raises:
             InvalidInputError: If a model or another run is in the way, or there is nothing to resume.
@@ -70,7 +72,14 @@ class Run:
         if self.resume and not run.exists():
             raise InvalidInputError(f"{self.folder} holds no run to resume: leave out --resume")
         run.mkdir(parents=True, exist_ok=True)
-        return run
+        try:
+            yield run
+        except CtxEmbedError:
+            if not self.resume and not (run / STATE_FILE).exists():
+                shutil.rmtree(run)
+                with contextlib.suppress(OSError):  # the folder may hold something of the user's
+                    self.folder.rmdir()
+            raise
 
 
 def prepare_documents(documents: Iterable[Document], *, most: int | None, seed: int) -> Iterable[Document]:
@@ -108,17 +117,19 @@ def train_mlm(
     )
     config = from_mapping(EncoderConfig, {**shape, "vocab_size": 1})  # until the tokenizer is known
     row_length = _row_length(run, config)
-    folder = run.open()
-    masking = masking or MaskingConfig()
-    own = _run_tokenizer(documents, tokenizer, folder, seed=run.training.seed)
-    config = replace(config, vocab_size=len(own))
-    store = chunk_texts((document.text for document in documents), own, max_length=row_length)
-    torch.manual_seed(run.training.seed)
-    encoder, head = TransformerEncoder(config), MaskedWordHead(config)
-    objective = MaskedLanguageModelling(encoder, head, own, config=masking)
-    checkpoint = Checkpoint(name=run.folder.name, encoder=encoder, tokenizer=own, pooling=PoolingConfig(), head=head)
-    settings = {"objective": "mlm", "encoder": to_mapping(config), "masking": to_mapping(masking)}
-    return _fit(objective, store, checkpoint, run=run, settings=settings)
+    with run.opened() as folder:
+        masking = masking or MaskingConfig()
+        own = _run_tokenizer(documents, tokenizer, folder, seed=run.training.seed)
+        config = replace(config, vocab_size=len(own))
+        store = chunk_texts((document.text for document in documents), own, max_length=row_length)
+        torch.manual_seed(run.training.seed)
+        encoder, head = TransformerEncoder(config), MaskedWordHead(config)
+        objective = MaskedLanguageModelling(encoder, head, own, config=masking)
+        checkpoint = Checkpoint(
+            name=run.folder.name, encoder=encoder, tokenizer=own, pooling=PoolingConfig(), head=head
+        )
+        settings = {"objective": "mlm", "encoder": to_mapping(config), "masking": to_mapping(masking)}
+        return _fit(objective, store, checkpoint, run=run, settings=settings)
 
 
 def distill(
@@ -146,7 +157,6 @@ def distill(
     config, masking = config or DistillationConfig(), masking or MaskingConfig()
     if initial.head is None:
         raise InvalidInputError(f"the model {initial.name} has no masked-word head: start from one made by train mlm")
-    run.open()
     torch.manual_seed(run.training.seed)
     encoder, head = copy.deepcopy((initial.encoder, initial.head))
     own = pooling or initial.pooling
@@ -161,7 +171,8 @@ def distill(
         "distillation": to_mapping(config),
         "masking": to_mapping(masking),
     }
-    return _fit(objective, targets.store, checkpoint, run=run, settings=settings)
+    with run.opened():
+        return _fit(objective, targets.store, checkpoint, run=run, settings=settings)
 
 
 def _fit(

@@ -200,3 +200,19 @@ def test_models_that_ship_tell_the_river_from_the_money(run: Run) -> None:
     contextual = np.array(record["contextual"])
     assert contextual[0, 1] > max(contextual[0, 2], contextual[1, 2])
     np.testing.assert_allclose(record["static"], 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("use", "word", "found"),
+    [
+        ("see [1] the bank", "bank", (12, 16)),
+        ("the bank by the [bank]", "bank", (16, 20)),
+        ("all [cells] divide", "cell", (4, 9)),
+        ("the cell divides", "cell", (4, 8)),
+    ],
+)
+def test_the_word_named_and_the_word_marked_agree_on_a_place(use: str, word: str, found: tuple[int, int]) -> None:
+    from ctxembed_cli.compare import read_usage
+
+    usage = read_usage(use, word)
+    assert (usage.start, usage.end) == found

@@ -209,3 +209,12 @@ def test_static_vectors_replace_nothing(run: Run, corpus: Path, taken: str) -> N
     outcome = run("train", "static", corpus, "-o", taken, *STATIC, code=1)
     assert outcome.stderr == f"error: {taken} exists already: choose another -o, or delete it\n"
     assert (Path(taken) / "words.txt").read_text() == "mine"
+
+
+def test_a_mistake_does_not_stand_in_the_way_of_its_correction(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"body": "the ferry left the port"}\n' * 4)
+    call = ("train", "mlm", "rows.jsonl", "-o", "new", "--preset", "tiny", "--max-steps", "1")
+    assert "no column 'text'" in run(*call, code=1).stderr
+    assert not (tmp_path / "new").exists()
+    run(*call, "--text-column", "body")
+    assert (tmp_path / "new" / "config.json").exists()

@@ -230,3 +230,23 @@ def test_parts_never_split_an_append(tmp_path_factory, sizes, part_rows):
     assert len(folder) == sum(sizes)
     assert sum(map(len, owners)) == len(sizes)
     assert all(part.rows >= part_rows for part in folder.manifest.parts[:-1])
+
+
+def test_a_mistake_before_the_first_part_leaves_nothing_in_the_way(tmp_path):
+    with (
+        pytest.raises(InvalidInputError, match="wrong"),
+        VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4),
+    ):
+        raise InvalidInputError("wrong column")
+    assert not (tmp_path / "v").exists()
+    assert len(write(tmp_path / "v")) > 0
+
+
+def test_a_mistake_after_a_part_keeps_what_is_finished(tmp_path):
+    with (
+        pytest.raises(InvalidInputError, match="row 40"),
+        VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, part_rows=6) as writer,
+    ):
+        feed(writer, DOCUMENTS, stop_after=3)
+        raise InvalidInputError("row 40 is malformed")
+    assert len(write(tmp_path / "v", resume=True)) == len(write(tmp_path / "whole"))
