@@ -243,10 +243,16 @@ def test_a_mistake_before_the_first_part_leaves_nothing_in_the_way(tmp_path):
 
 
 def test_a_mistake_after_a_part_keeps_what_is_finished(tmp_path):
-    with (
-        pytest.raises(InvalidInputError, match="row 40"),
-        VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, part_rows=6) as writer,
-    ):
-        feed(writer, DOCUMENTS, stop_after=3)
-        raise InvalidInputError("row 40 is malformed")
+    def documents():
+        yield from DOCUMENTS[:6]
+        raise InvalidInputError("row 7 is malformed")
+
+    def write_until_the_mistake():
+        with VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, part_rows=6) as writer:
+            for document in writer.skip_done(documents()):
+                rows = word_rows(document)
+                writer.append(rows, np.array([vector_of(row) for row in rows]).reshape(-1, 4), documents=[document])
+
+    with pytest.raises(InvalidInputError, match="row 7"):
+        write_until_the_mistake()
     assert len(write(tmp_path / "v", resume=True)) == len(write(tmp_path / "whole"))
