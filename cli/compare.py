@@ -10,7 +10,16 @@ import click
 
 from ctxembed.text import find_usage, parse_usage, word_form, word_forms
 
-from .options import load_any, load_static, model_option, reading_options, report_long, runtime_options
+from .options import (
+    READING,
+    load_any,
+    load_static,
+    model_option,
+    reading_options,
+    refuse_idle,
+    report_long,
+    runtime_options,
+)
 from .output import format_option, print_table, say
 from .progress import document_bar
 
@@ -77,6 +86,10 @@ def compare(
       ctxembed compare "the [bank] of the river" "the [bank] lent money" "we fished from the muddy [bank]"
       ctxembed compare --word cell "he was locked in a cell" "the cell divides" --format json
     """
+    if static is not None and no_static:
+        raise click.UsageError("--static and --no-static contradict each other: leave one out")
+    if not corpus:
+        refuse_idle(READING, "without --corpus")
     from ctxembed.meaning.compare import compare_usages
 
     usages = [read_usage(use, word) for use in expand_stdin(uses)]

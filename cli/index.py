@@ -91,6 +91,8 @@ def build(
     how: dict[str, Any] = {"path": output, "on_duplicate": on_duplicate, "overwrite": overwrite}
     if vectors := vector_input(inputs):
         refuse_idle(("model", "resume", "on_long", *READING), "for an input of vectors")
+        if vectors.suffix != ".npy":
+            refuse_idle(("ids", "texts"), "for a folder of vectors, which has its own")
         built = build_from_vectors(vectors, ids=ids, texts=texts, **how)
     else:
         if ids or texts:
@@ -143,7 +145,8 @@ def report_index(built: SemanticSearch, output: Path, *, seconds: float) -> None
     maker = f"by {manifest.model.name}" if manifest.model else "of unknown origin"
     say(
         f"{output}: {len(built):,} rows of width {manifest.dimension} {maker}, in {seconds:.1f} s "
-        f"({len(built) / seconds:,.0f} rows/s), peak memory {peak_memory() / 2**20:,.0f} MiB"
+        f"({len(built) / seconds:,.0f} rows/s), index file {manifest.files['index'].bytes / 2**20:,.1f} MiB, "
+        f"peak memory {peak_memory() / 2**20:,.0f} MiB"
     )
     if manifest.num_skipped:
         say(f"{manifest.num_skipped:,} rows skipped: their id was taken")

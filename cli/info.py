@@ -33,7 +33,7 @@ SHOWN = (
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @format_option
 def info(folder: Path | None, output_format: str) -> None:
-    """Say what FOLDER holds (a model, static vectors, a vector folder, an index), checking that it is intact.
+    """Say what FOLDER holds (a model, static vectors, a tokenizer, vectors, an index), checking that it is intact.
 
     Without FOLDER: the versions in use and the models that ship.
 
@@ -76,7 +76,7 @@ def describe(folder: Path) -> dict[str, Any]:
         return describe_model(folder)
     manifest = folder / "manifest.json"
     if not manifest.exists():
-        raise ArtifactError(f"{folder} holds no model, vectors or index of ctxembed: check the path")
+        return describe_rest(folder)
     try:
         record = json.loads(manifest.read_text(encoding="utf-8"))
         kind = record["format"]
@@ -84,8 +84,31 @@ def describe(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{manifest} is damaged ({error}): make the folder again") from error
     check_folder(folder, kind)
     facts = {name: record[name] for name in SHOWN if name in record}
-    settings = record.get("model") or record.get("settings") or {}
-    return facts | {f"{name}": value for name, value in settings.items() if name not in facts}
+    settings = record.get("settings") or {}
+    if kind == "ctxembed-index":
+        maker = record["model"] or {"name": "unknown", "fingerprint": None}
+        settings = {"model": maker["name"], "fingerprint": maker["fingerprint"]}
+    return facts | {name: value for name, value in settings.items() if name not in facts}
+
+
+def describe_rest(folder: Path) -> dict[str, Any]:
+    """Describe a folder that has neither a model nor a manifest: perhaps a tokenizer.
+
+    Raises:
+        ArtifactError: If it holds a build that was interrupted, or nothing of ours.
+    """
+    from ctxembed.search import BUILDING
+    from ctxembed.tokenizer import FILE_NAME, SubwordTokenizer
+
+    if (folder / BUILDING).exists():
+        raise ArtifactError(
+            f"{folder} is an index whose build is unfinished: continue it with `ctxembed index build --resume`, "
+            "or start again with --overwrite"
+        )
+    if not (folder / FILE_NAME).exists():
+        raise ArtifactError(f"{folder} holds no model, vectors or index of ctxembed: check the path")
+    tokenizer = SubwordTokenizer.load(folder)
+    return {"format": "tokenizer", "vocabulary": len(tokenizer), "fingerprint": tokenizer.fingerprint}
 
 
 def describe_model(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ model_option = click.option(
     "--model",
     envvar="CTXEMBED_MODEL",
     metavar="FOLDER",
-    help="Model folder; the one that ships by default. [env: CTXEMBED_MODEL]",
+    help="Model folder, or hf:FOLDER for a Hugging Face one; the one that ships by default. [env: CTXEMBED_MODEL]",
 )
 seed_option = click.option(
     "--seed",
@@ -80,7 +80,7 @@ resume_option = click.option("--resume", is_flag=True, help="Continue what was i
 
 
 def runtime_options(command: F) -> F:
-    """Add --device, --dtype and --threads; the number of threads is set before the command runs."""
+    """Add --device and --threads; the number of threads is set before the command runs."""
 
     @functools.wraps(command)
     def run(*args: Any, threads: int | None, **kwargs: Any) -> Any:
@@ -92,7 +92,7 @@ def runtime_options(command: F) -> F:
 
     return stacked(
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
-        click.option("--threads", type=click.IntRange(min=1), help="Processor threads; all cores by default."),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of the network; all cores by default."),
     )(run)  # type: ignore[return-value]
 
 
@@ -174,7 +174,7 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
     if model is not None and model.startswith("hf:"):
         from ctxembed.interop import TransformersEncoder
 
-        return TransformersEncoder(model.removeprefix("hf:"))
+        return TransformersEncoder(model.removeprefix("hf:"), device=device)
     if model is not None and (Path(model) / "words.txt").exists():
         return load_static(model)
     return load_embedder(model, device=device, on_long=on_long)
@@ -182,8 +182,7 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
 
 def report_long(encoder: Encoder) -> None:
     """Tell how many texts did not fit the model's window, and whether anything was lost."""
-    from ctxembed.embedder import Embedder
-
-    if isinstance(encoder, Embedder) and (long := encoder.long_texts).texts:
+    long = getattr(encoder, "long_texts", None)  # static vectors have no window
+    if long is not None and long.texts:
         fate = f"cut, {long.lost_tokens:,} tokens lost" if long.lost_tokens else "windowed, no token lost"
-        say(f"{long.texts:,} texts of more than {encoder.max_length} tokens: {fate}")
+        say(f"{long.texts:,} texts were longer than the window of {encoder.name}: {fate}")

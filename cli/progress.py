@@ -39,20 +39,21 @@ def training_line(num_steps: int) -> Iterator[Callable[[Mapping[str, float]], No
     from tqdm import tqdm
 
     with tqdm(total=num_steps, unit="step", disable=None, file=sys.stderr) as bar:
-        started = shown = time.monotonic()
+        started = shown = 0.0
         first: int | None = None  # a resumed run does not begin at 1
 
         def report(metrics: Mapping[str, float]) -> None:
-            nonlocal first, shown
+            nonlocal first, shown, started
             step, now = int(metrics["step"]), time.monotonic()
             if first is None:
-                first = bar.n = bar.initial = step - 1
+                first = bar.n = bar.initial = step  # what came before the first report was preparation
+                started = shown = now
             text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
             bar.set_postfix_str(text, refresh=False)
             bar.update(step - bar.n)
             if bar.disable and (now - shown > SECONDS_BETWEEN_LINES or step == num_steps):
                 shown = now
-                left = (now - started) / (step - first) * (num_steps - step)
+                left = (now - started) / max(1, step - first) * (num_steps - step)
                 say(f"step {step}/{num_steps}: {text}, {left / 60:.0f} min left")
 
         yield report

@@ -101,6 +101,8 @@ def mlm(
     settings = read_sections(config, "encoder", "tokenizer", "masking")
     if tokenizer:
         refuse_idle(("vocab_size",), "with a trained tokenizer")
+    if "vocab_size" in settings["tokenizer"]:
+        refuse_idle(("vocab_size",), f"beside the [tokenizer] vocab_size in {config}")
     given = SubwordTokenizer.load(tokenizer) if tokenizer else None
     training = TrainingConfig(seed=seed, **loop)
     corpus = open_corpus(inputs, reading)
@@ -114,6 +116,7 @@ def mlm(
                 resume=resume,
                 device=chosen_device(device),
                 report=report,
+                tell=say,
                 notes={"inputs": input_names(inputs)},
             ),
             shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings["encoder"]},
@@ -165,8 +168,8 @@ def distill(
 
     \b
     Example:
-      ctxembed embed corpus.txt -m teacher/ -o sentences/
-      ctxembed embed corpus.txt -m teacher/ -o words/ --unit word --layer 5
+      ctxembed embed corpus.txt -m hf:teacher/ -o sentences/
+      ctxembed embed corpus.txt -m hf:teacher/ -o words/ --unit word --layer 5
       ctxembed train distill --init mlm/ --sentences sentences/ --words words/ -o model/
     """
     from ctxembed.config import PoolingConfig, TrainingConfig, from_mapping
@@ -182,17 +185,28 @@ def distill(
     settings = read_sections(config, "distillation", "masking", "pooling")
     training = TrainingConfig(seed=seed, **loop)
     initial = load_checkpoint(init)
-    targets = VectorTargets(
-        initial.tokenizer,
-        sentences=teacher_folders(sentences, units=("sentence",)),
-        words=teacher_folders(words, units=("word", "content-word")),
-        max_length=training.max_length,
-    )
+    of_sentences = teacher_folders(sentences, units=("sentence",))
+    of_words = teacher_folders(words, units=("word", "content-word"))
+    targets = VectorTargets(initial.tokenizer, sentences=of_sentences, words=of_words, max_length=training.max_length)
     say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
+    if targets.skipped_vectors:
+        say(f"{targets.skipped_vectors:,} vectors left out: they are zero, or their word has no token")
     with training_line(training.max_steps) as report:
         run_distillation(
             targets,
-            run=Run(folder=output, training=training, resume=resume, device=chosen_device(device), report=report),
+            run=Run(
+                folder=output,
+                training=training,
+                resume=resume,
+                device=chosen_device(device),
+                report=report,
+                notes={
+                    "teacher_folders": teacher_notes([*of_sentences, *of_words]),
+                    "texts": len(targets.store),
+                    "skipped_long": targets.skipped_long,
+                    "skipped_vectors": targets.skipped_vectors,
+                },
+            ),
             initial=initial,
             config=from_mapping(DistillationConfig, settings["distillation"]),
             masking=from_mapping(MaskingConfig, settings["masking"]),
@@ -285,6 +299,14 @@ def teacher_folders(paths: tuple[Path, ...], *, units: tuple[str, ...]) -> list[
         wanted = " or ".join(units)
         check(found in units, f"{path} holds {found} vectors, need {wanted}: ctxembed embed --unit makes them")
     return folders
+
+
+def teacher_notes(folders: list[VectorFolder]) -> list[dict[str, Any]]:
+    """Return what training.json keeps of a teacher's vector folders: no paths."""
+    return [
+        {**{name: folder.settings.get(name) for name in ("model", "unit", "layer")}, "vectors": len(folder)}
+        for folder in folders
+    ]
 
 
 def chosen_device(name: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -21,7 +21,7 @@ from ctxembed.errors import InvalidInputError
 from ctxembed.runtime import default_model
 from ctxembed.text import word_spans
 from ctxembed.tokenizer import TokenIds, token_ranges
-from ctxembed.types import Span, Usage, Vectors
+from ctxembed.types import LongTexts, Span, Usage, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,16 +44,6 @@ class SpanVectors(NamedTuple):
     spans: list[Span]
     vectors: Vectors
     """float32 (N, D), L2-normalised."""
-
-
-@dataclass
-class LongTexts:
-    """What an embedder met that did not fit one window, since it was loaded."""
-
-    texts: int = 0
-    """Texts of more tokens than one window holds."""
-    lost_tokens: int = 0
-    """Tokens that were cut off; always 0 unless on_long is truncate."""
 
 
 class _Window(NamedTuple):
@@ -188,6 +178,7 @@ class Embedder:
             numbers[usage.text].append(number)
         texts, depth = list(numbers), self._layer(layer)
         result = np.zeros((len(usages), self.dimension), dtype=np.float32)
+        piece = (self.max_length - 1) // 2  # half a window: some window holds all of it, with context around
         for first in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[first : first + CHUNK_TEXTS]
             encoded = self.tokenizer.encode_batch(chunk)
@@ -196,7 +187,9 @@ class Embedder:
                 members = numbers[text]
                 starts, ends = [usages[i].start for i in members], [usages[i].end for i in members]
                 ranges = zip(*token_ranges(encoded.offsets[number], starts, ends), strict=True)
-                places += [(number, a, b, i) for (a, b), i in zip(ranges, members, strict=True) if a < b]
+                for (first_token, end), i in zip(ranges, members, strict=True):
+                    pieces = range(first_token, end, piece)  # one, but for a stretch of many words
+                    places += [(number, start, min(start + piece, end), i) for start in pieces]
             self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layer=depth)
         return _normalise(result)
 
@@ -252,7 +245,8 @@ class Embedder:
             starts = np.clip(places[chosen, 1] - begin + 1, 1, length - 1)  # + 1 for the special token
             ends = np.clip(places[chosen, 2] - begin + 1, starts + 1, length)
             where = [torch.from_numpy(array).to(hidden.device) for array in (rows, starts, ends)]
-            result[places[chosen, 3]] = pool_spans(hidden, *where).cpu().numpy()
+            sums = pool_spans(hidden, *where).cpu().numpy() * (ends - starts)[:, None]
+            np.add.at(result, places[chosen, 3], sums)
 
         self._run(ids, windows, layer=layer, consume=add)
 

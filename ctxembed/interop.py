@@ -16,7 +16,7 @@ from ctxembed.config import check
 from ctxembed.errors import ArtifactError
 from ctxembed.runtime import existing, require, sha256_file, sha256_text
 from ctxembed.tokenizer import token_ranges
-from ctxembed.types import Usage, Vectors
+from ctxembed.types import LongTexts, Usage, Vectors
 
 BATCH_TOKENS = 8192
 
@@ -24,12 +24,13 @@ BATCH_TOKENS = 8192
 class TransformersEncoder:
     """A local Hugging Face encoder folder; sentence vectors are the mean of its last layer's tokens."""
 
-    def __init__(self, path: str | Path, *, max_length: int = 256) -> None:
+    def __init__(self, path: str | Path, *, device: str = "auto", max_length: int = 256) -> None:
         """Load a folder with config.json, a fast tokenizer and model.safetensors.
 
         Args:
             path: The folder.
-            max_length: Longer texts are cut here, special tokens counted; it is part of the fingerprint.
+            device: auto, cpu, cuda or mps.
+            max_length: Longer texts are cut to so many tokens, and counted in ``long_texts``; part of the fingerprint.
 
         Raises:
             MissingLibraryError: Without transformers.
@@ -40,13 +41,16 @@ class TransformersEncoder:
         transformers = require("transformers", "interop")
         transformers.utils.logging.disable_progress_bar()
         self._path = existing(path)
-        self._device = choose_device()
+        self._device = choose_device(device)
         self._max_length = max_length
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._path), local_files_only=True)
             model = transformers.AutoModel.from_pretrained(str(self._path), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{self._path} is no transformers model with safetensors weights: {error}") from error
+        if not hasattr(getattr(model, "encoder", None), "layer"):
+            raise ArtifactError(f"{self._path} is a {type(model).__name__}, not built as BERT is: use another model")
+        self.long_texts = LongTexts()
         self._model: Any = model.to(self._device, choose_dtype("auto", self._device)).eval()
 
     @property
@@ -110,10 +114,17 @@ class TransformersEncoder:
                     return_offsets_mapping=True,
                     return_tensors="pt",
                 )
+                self._count_long(batch.encodings)
                 offsets = batch.pop("offset_mapping").numpy().astype(np.int32)
                 # With its later layers set aside, what the encoder ends with is the layer asked for.
                 hidden = self._model(**batch.to(self._device)).last_hidden_state.float().cpu().numpy()
                 yield members, hidden, batch["attention_mask"].cpu().numpy(), offsets
+
+    def _count_long(self, encodings: Sequence[Any]) -> None:
+        for encoding in encodings:
+            if rest := encoding.overflowing:
+                self.long_texts.texts += 1
+                self.long_texts.lost_tokens += sum(part.special_tokens_mask.count(0) for part in rest)
 
     def _layers(self) -> Any:
         return self._model.encoder.layer

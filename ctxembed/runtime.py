@@ -35,7 +35,9 @@ def require(library: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise MissingLibraryError(f"{library} is not installed: pip install 'ctxembed[{extra}]'") from error
+        raise MissingLibraryError(
+            f"{library} is not installed: pip install '.[{extra}]' in a checkout of ctxembed"
+        ) from error
 
 
 def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "row") -> Iterable[T]:

@@ -134,7 +134,8 @@ class SemanticSearch:
             path: The folder of the index; made if needed.
             on_duplicate: Refuse an id that occurs twice, or keep its first row and count the others.
             overwrite: Replace the index, or discard the unfinished build, that the folder holds.
-            resume: Continue the unfinished build that the folder holds, from the same documents.
+            resume: Continue the unfinished build that the folder holds, from the same documents; an index beside it
+                is replaced when the build is done.
             batch_size: Documents encoded at a time.
             on_progress: Called with the number of documents done since its last call; with those of the
                 interrupted build first.
@@ -224,10 +225,12 @@ class SemanticSearch:
         """Find the k rows nearest in meaning to a text; all of them, if there are fewer.
 
         Returns:
-            Hits, best first, equal scores in the order of the build; the score is the cosine similarity.
+            Hits, best first, equal scores in the order of the build; the score is the cosine similarity. Which of
+            several rows that tie for the last place are among them is up to FAISS.
 
         Raises:
-            InvalidInputError: If the query is empty or means nothing to the model, k is below 1, or there is no model.
+            InvalidInputError: If the query is empty or means nothing to the model, k is below 1, there is no model,
+                or the rows are words or tokens, which the vector of a whole text cannot be ranked against.
         """
         if not query.strip():
             raise InvalidInputError("the query is empty: give at least one word")
@@ -235,6 +238,11 @@ class SemanticSearch:
             raise InvalidInputError(
                 "the index cannot be searched by text, the model of its vectors is unknown: "
                 "search with a vector of the same origin (search_vectors), or build it again with a model"
+            )
+        if self.manifest.unit != "sentence":
+            raise InvalidInputError(
+                f"the index cannot be searched by text, its vectors are of unit {self.manifest.unit!r}: "
+                "search with the vector of a word (search_vectors), or set words side by side with `ctxembed compare`"
             )
         if self._encoder is None:
             raise InvalidInputError(
@@ -299,13 +307,14 @@ def _claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
     names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    unfinished = BUILDING in names
     if MANIFEST in names:
         rows = IndexManifest.read(path).rows  # raises on another tool's manifest, which is never replaced
-        if not overwrite:
+        if not overwrite and not unfinished:  # a build can be begun beside an index only by an overwrite
             raise InvalidInputError(f"{path} holds an index of {rows} rows: --overwrite it, or choose another -o")
     elif others := [n for n in names if n != BUILDING and not _OWN_FILE.fullmatch(n) and not _TEMPORARY.fullmatch(n)]:
         raise InvalidInputError(f"{path} holds {others[0]!r} and is no index: choose another -o")
-    if BUILDING in names and not resume:
+    if unfinished and not resume:
         if not overwrite:
             raise InvalidInputError(
                 f"{path} holds an unfinished build: continue it with --resume, "

@@ -64,6 +64,16 @@ class Hit:
     end: int | None = None
 
 
+@dataclass
+class LongTexts:
+    """What an embedder met that did not fit one window, since it was loaded."""
+
+    texts: int = 0
+    """Texts of more tokens than one window holds."""
+    lost_tokens: int = 0
+    """Tokens that were cut off; always 0 unless on_long is truncate."""
+
+
 @runtime_checkable
 class TextEncoder(Protocol):
     """Anything that turns texts into vectors."""

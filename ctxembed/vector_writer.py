@@ -156,7 +156,8 @@ class VectorWriter:
         return f"the input has changed since {self._path} was begun ({what}): give the same input, or choose another -o"
 
     def _consume(self, document: Document) -> None:
-        self._stream.update(sha256_text(document.id, document.text).encode("ascii"))
+        metadata = json.dumps(dict(document.metadata), sort_keys=True, default=str)
+        self._stream.update(sha256_text(document.id, document.text, metadata).encode("ascii"))
         self._streamed += 1
 
     def _stored(self, vectors: Vectors) -> NDArray[Any]:

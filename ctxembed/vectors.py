@@ -321,8 +321,8 @@ def read_foreign(npy: str | Path, *, ids: str | Path | None = None, texts: str |
 
     Args:
         npy: A ``.npy`` file of floats, shape (N, D).
-        ids: One id a line, UTF-8; without it the ids are the row numbers from 0.
-        texts: One text a line, UTF-8; without it the texts are empty.
+        ids: One id a line, UTF-8 with or without a byte-order mark; without it the ids are the row numbers from 0.
+        texts: One text a line, likewise; without it the texts are empty.
 
     Raises:
         MissingInputError: If a file is not there.
@@ -345,7 +345,7 @@ def read_foreign(npy: str | Path, *, ids: str | Path | None = None, texts: str |
 
 def _lines(file: Path) -> Iterator[str]:
     try:
-        with file.open(encoding="utf-8") as stream:
+        with file.open(encoding="utf-8-sig") as stream:
             for line in stream:
                 yield line.removesuffix("\n")
     except UnicodeDecodeError as error:

@@ -48,7 +48,7 @@ def save_checkpoint(
     card: str = "",
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write a model folder; the weights in half precision by default.
+    """Write a model folder, over the model it may hold; the weights in half precision by default.
 
     Args:
         path: The folder; made if missing.
@@ -72,6 +72,7 @@ def save_checkpoint(
             raise InvalidInputError(
                 f"{name} holds values that are not finite in {dtype}: the training diverged, or use float32"
             )
+    (path / CONFIG_FILE).unlink(missing_ok=True)  # of a model that was here: killed from now on, this is unfinished
     with atomic_path(path / WEIGHTS_FILE) as temporary:
         save_file(tensors, str(temporary))
     checkpoint.tokenizer.save(path)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctxembed.config import check
+from ctxembed.config import PoolingConfig, check
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.model.pooling import pool_sentences, pool_spans
 from ctxembed.tokenizer import SubwordTokenizer
@@ -170,11 +170,35 @@ class Distillation(nn.Module):
     teacher's widths and are thrown away after training.
     """
 
-    def __init__(self, masked: MaskedLanguageModelling, targets: TeacherTargets, *, config: DistillationConfig) -> None:
+    def __init__(
+        self,
+        masked: MaskedLanguageModelling,
+        targets: TeacherTargets,
+        *,
+        config: DistillationConfig,
+        pooling: PoolingConfig | None = None,
+    ) -> None:
+        """Add the maps to the teacher's widths.
+
+        Args:
+            masked: The student, and its masked-language modelling.
+            targets: What the teacher says.
+            config: How much each part counts.
+            pooling: How the student will pool when it is used: what is trained is what it will give.
+
+        Raises:
+            InvalidInputError: If the student has no such layer.
+        """
         super().__init__()
         self.masked = masked
         self.targets = targets
         self.config = config
+        self.pooling = pooling or PoolingConfig()
+        layer, num_layers = self.pooling.usage_layer, masked.encoder.config.num_layers
+        check(
+            -num_layers - 1 <= layer <= num_layers,
+            f"usage_layer = {layer}: the model has layers 0 (embedding) to {num_layers}, or -1 for the last",
+        )
         width = masked.encoder.config.hidden_size
         self.to_sentence = nn.Linear(width, max(1, targets.sentence_dimension))
         self.to_word = nn.Linear(width, max(1, targets.word_dimension))
@@ -184,15 +208,18 @@ class Distillation(nn.Module):
         """Return the weighted sum of the parts that have targets in this batch."""
         config = self.config
         teacher = self.targets.lookup(batch)
-        hidden = self.masked.encoder(batch.ids, batch.lengths).last  # (B, T, D)
+        output = self.masked.encoder(batch.ids, batch.lengths)
+        hidden = output.last  # (B, T, D)
         parts: dict[str, tuple[float, Tensor]] = {}
         if len(teacher.sentences):
-            own = pool_sentences(hidden, batch.lengths)[teacher.sentence_rows]  # (S, D)
+            own = pool_sentences(hidden, batch.lengths, how=self.pooling.sentence)[teacher.sentence_rows]  # (S, D)
             parts["sentence"] = (config.sentence_weight, cosine_distance(self.to_sentence(own), teacher.sentences))
             divergence = similarity_divergence(own, teacher.sentences, temperature=config.temperature)
             parts["similarity"] = (config.similarity_weight, divergence)
         if len(teacher.words):
-            words = pool_spans(hidden, teacher.word_rows, teacher.word_starts, teacher.word_ends)  # (W, D)
+            layer = self.pooling.usage_layer
+            states = hidden if layer == -1 else output.hidden_states[layer]  # (B, T, D)
+            words = pool_spans(states, teacher.word_rows, teacher.word_starts, teacher.word_ends)  # (W, D)
             parts["word"] = (config.word_weight, cosine_distance(self.to_word(words), teacher.words))
             known = teacher.residuals.abs().sum(dim=1) > 0
             if known.any():

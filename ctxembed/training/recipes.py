@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -52,6 +54,8 @@ class Run:
     """Where to compute; None is the CPU."""
     report: Report | None = None
     """Called after every step."""
+    tell: Callable[[str], None] | None = None
+    """Called with a line about what was prepared, before the first step."""
     evaluate: Callable[[Checkpoint], Mapping[str, float]] | None = None
     """Measures the model at every evaluation."""
     notes: Mapping[str, Any] | None = None
@@ -121,14 +125,22 @@ def train_mlm(
         masking = masking or MaskingConfig()
         own = _run_tokenizer(documents, tokenizer, folder, seed=run.training.seed)
         config = replace(config, vocab_size=len(own))
-        store = chunk_texts((document.text for document in documents), own, max_length=row_length)
+        counter = itertools.count()
+        texts = (document.text for document, _ in zip(documents, counter, strict=False))
+        store = chunk_texts(texts, own, max_length=row_length)
+        origin = _tokenizer_origin(tokenizer, num_documents=next(counter))
+        if run.tell and "tokenizer_documents" in origin:
+            run.tell(
+                f"the tokenizer learned from {origin['tokenizer_documents']:,} documents "
+                f"(a seeded sample of at most {TOKENIZER_SAMPLE:,})"
+            )
         torch.manual_seed(run.training.seed)
         encoder, head = TransformerEncoder(config), MaskedWordHead(config)
         objective = MaskedLanguageModelling(encoder, head, own, config=masking)
         checkpoint = Checkpoint(
             name=run.folder.name, encoder=encoder, tokenizer=own, pooling=PoolingConfig(), head=head
         )
-        settings = {"objective": "mlm", "encoder": to_mapping(config), "masking": to_mapping(masking)}
+        settings = {"objective": "mlm", "encoder": to_mapping(config), "masking": to_mapping(masking), **origin}
         return _fit(objective, store, checkpoint, run=run, settings=settings)
 
 
@@ -153,6 +165,9 @@ def distill(
 
     Returns:
         The trained model, which is also in the folder.
+
+    Raises:
+        InvalidInputError: If the initial model has no masked-word head or no such layer, or the folder is taken.
     """
     config, masking = config or DistillationConfig(), masking or MaskingConfig()
     if initial.head is None:
@@ -160,14 +175,15 @@ def distill(
     torch.manual_seed(run.training.seed)
     encoder, head = copy.deepcopy((initial.encoder, initial.head))
     own = pooling or initial.pooling
-    checkpoint = replace(initial, name=run.folder.name, encoder=encoder, head=head, pooling=own)
+    checkpoint = replace(initial, name=run.folder.name, encoder=encoder, head=head, pooling=own, fingerprint="")
     masked = MaskedLanguageModelling(encoder, head, initial.tokenizer, config=masking)
-    objective = Distillation(masked, targets, config=config)
+    objective = Distillation(masked, targets, config=config, pooling=own)
     settings = {
         "objective": "distill",
         "initial": initial.fingerprint,
         "teachers": targets.teachers,
         "encoder": to_mapping(initial.encoder.config),
+        "pooling": to_mapping(own),
         "distillation": to_mapping(config),
         "masking": to_mapping(masking),
     }
@@ -183,6 +199,7 @@ def _fit(
         **settings,
         "rows": len(store),
         "row_tokens": len(store.ids),
+        "texts_sha256": hashlib.sha256(store.ids.tobytes()).hexdigest(),
         "tokenizer": checkpoint.tokenizer.fingerprint,
     }
     trainer = Trainer(
@@ -225,6 +242,7 @@ def model_card(checkpoint: Checkpoint, training: Mapping[str, Any]) -> str:
         f"{shape.vocab_size:,} tokens of vocabulary, {parameters / 1e6:.1f} M parameters.",
         "",
         f"- objective: {training['objective']}",
+        *_sources(training),
         f"- seed {training['seed']}, {training['steps']:,} steps, {training['tokens_seen']:,} tokens seen",
         *(f"- {name}: {value:.4g}" for name, value in training["held_out"].items()),
         "",
@@ -233,17 +251,33 @@ def model_card(checkpoint: Checkpoint, training: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _sources(training: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the card about what the notes say was learned from."""
+    if inputs := training.get("inputs"):
+        yield f"- inputs: {', '.join(inputs)}"
+    for folder in training.get("teacher_folders", ()):
+        layer = "" if folder["layer"] is None else f" of layer {folder['layer']}"
+        yield f"- teacher: {folder['model']}, {folder['vectors']:,} {folder['unit']} vectors{layer}"
+
+
 def _run_tokenizer(
     documents: Iterable[Document], given: SubwordTokenizer | TokenizerConfig, folder: Path, *, seed: int
 ) -> SubwordTokenizer:
-    """Return the tokenizer of the run: the one it began with, the one given, or a new one."""
-    if (folder / FILE_NAME).exists():
+    """Return the tokenizer of the run: the one it was saved with, the one given, or a new one."""
+    if (folder / STATE_FILE).exists():
         return SubwordTokenizer.load(folder)
     if isinstance(given, TokenizerConfig):
         sample = sample_documents(documents, size=TOKENIZER_SAMPLE, seed=seed)
         given = SubwordTokenizer.train((document.text for document in sample), config=given)
     given.save(folder)
     return given
+
+
+def _tokenizer_origin(given: SubwordTokenizer | TokenizerConfig, *, num_documents: int) -> dict[str, Any]:
+    """Return where the tokenizer comes from, and for one trained here how many documents it learned from."""
+    if isinstance(given, SubwordTokenizer):
+        return {"given_tokenizer": given.fingerprint}
+    return {"given_tokenizer": to_mapping(given), "tokenizer_documents": min(num_documents, TOKENIZER_SAMPLE)}
 
 
 def _row_length(run: Run, config: EncoderConfig) -> int:

@@ -5,9 +5,10 @@ Letters: N rows (texts), W words, P teacher width, F word forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,11 @@ class VectorTargets:
                 teacher's way of saying nothing, and words without a token are counted in ``skipped_vectors``.
 
         Raises:
-            InvalidInputError: If no text is left, a folder is of the other kind, or two of one kind differ in width.
+            InvalidInputError: If no text is left, a folder is of the other kind, or two of one kind differ in teacher,
+                layer or width.
         """
-        self.teachers = [str(folder.settings.get("fingerprint")) for folder in (*sentences, *words)]
+        self.teachers = {kind: _teacher(folders) for kind, folders in (("sentences", sentences), ("words", words))}
+        """Fingerprint and layer of the one teacher of each kind; empty for a kind without folders."""
         self.sentence_dimension = _width(sentences)
         self.word_dimension = _width(words)
         texts = dict.fromkeys(row.text for folder in (*sentences, *words) for row in folder.rows())
@@ -209,6 +212,26 @@ def _pairs(folders: Sequence[VectorFolder], *, marked: bool) -> Iterator[tuple[R
                     found, wanted = ("a word", "whole texts") if row.start is not None else ("a whole text", "words")
                     raise InvalidInputError(f"row {row.id} stands for {found}: name a folder of {wanted} here")
                 yield row, vector
+
+
+def _teacher(folders: Sequence[VectorFolder]) -> dict[str, Any]:
+    """Return whose vectors the folders hold, and of which layer.
+
+    Raises:
+        InvalidInputError: If they do not all say the same.
+    """
+    found = [{name: folder.settings.get(name) for name in ("fingerprint", "layer")} for folder in folders]
+    for folder, teacher in zip(folders, found, strict=True):
+        if teacher != found[0]:
+            raise InvalidInputError(
+                f"{folders[0].path} holds vectors of {_described(found[0])}, {folder.path} those of "
+                f"{_described(teacher)}: vectors of one kind must come from one teacher and layer"
+            )
+    return found[0] if found else {}
+
+
+def _described(teacher: Mapping[str, Any]) -> str:
+    return f"fingerprint {teacher['fingerprint']}, layer {teacher['layer']}"
 
 
 def _width(folders: Sequence[VectorFolder]) -> int:

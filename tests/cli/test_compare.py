@@ -189,6 +189,27 @@ def test_encoder_given_as_static_vectors_is_refused(run: Run, model: Path) -> No
     assert "manifest.json does not exist" in compared(run, RIVER, "-m", model, "--static", model, code=1).stderr
 
 
+def test_static_vectors_and_none_contradict_each_other(run: Run, model: Path, static: Path) -> None:
+    outcome = compared(run, RIVER, "-m", model, "--static", static, "--no-static", code=2)
+    assert "--static and --no-static contradict each other: leave one out" in outcome.stderr
+
+
+READING_OPTIONS = {"--text-column": ["body"], "--split-sentences": [], "--stdin-format": ["jsonl"]}
+
+
+@pytest.mark.parametrize(("option", "value"), READING_OPTIONS.items(), ids=list(READING_OPTIONS))
+def test_reading_option_without_a_corpus_is_refused(run: Run, model: Path, option: str, value: list[str]) -> None:
+    outcome = compared(run, RIVER, "-m", model, "--no-static", option, *value, code=2)
+    assert f"{option} does nothing without --corpus: leave it out" in outcome.stderr
+
+
+def test_corpus_is_read_as_the_reading_options_say(run: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"body": "A muddy shore."}\n')
+    arguments = ["-m", model, "--no-static", "--corpus", "corpus.jsonl", "--text-column", "body", "--format", "json"]
+    record = run("compare", RIVER, *arguments).json
+    assert {word["word"] for word in record["uses"][0]["nearest"]} == {"muddy", "shore"}
+
+
 @pytest.mark.usefixtures("shipped_models")
 def test_models_that_ship_tell_the_river_from_the_money(run: Run) -> None:
     uses = [

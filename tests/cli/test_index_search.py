@@ -105,14 +105,39 @@ def test_folder_of_vectors_gives_the_index_of_its_text(run: Run, rows: Path, ind
     assert run(*search[:1], "idx", *search[1:]).json == run(*search[:1], index, *search[1:]).json
 
 
-def test_words_in_context_can_be_searched(run: Run, rows: Path, model: Path) -> None:
+def test_words_in_context_are_not_searched_by_text(run: Run, rows: Path, model: Path) -> None:
     run("embed", rows, "-o", "words", "-m", model, "--unit", "word")
     run("index", "build", "words", "-o", "idx")
-    hits = run("search", "idx", "bank", "-k", "100", "--format", "json", "-m", model).json
-    assert {(hit["id"], hit["text"][hit["start"] : hit["end"]]) for hit in hits} >= {
-        ("river#14-18", "bank"),
-        ("loan#4-8", "bank"),
-    }
+    outcome = run("search", "idx", "bank", "-m", model, code=1)
+    assert outcome.stderr == (
+        "error: the index cannot be searched by text, its vectors are of unit 'word': search with the vector of a "
+        "word (search_vectors), or set words side by side with `ctxembed compare`\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--ids", "--texts"])
+def test_lines_beside_a_folder_of_vectors_are_refused(run: Run, rows: Path, static: Path, option: str) -> None:
+    run("embed", rows, "-o", "vecs", "-m", static)
+    outcome = run("index", "build", "vecs", option, rows, "-o", "idx", code=2)
+    assert f"{option} does nothing for a folder of vectors, which has its own: leave it out" in outcome.stderr
+    assert not Path("idx").exists()
+
+
+def test_size_of_the_index_file_is_told(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "theirs.npy", np.ones((5000, 64), dtype=np.float32))
+    outcome = run("index", "build", "theirs.npy", "-o", "idx")
+    size = Path("idx/index.1.faiss").stat().st_size / 2**20
+    assert size > 1
+    assert f", index file {size:.1f} MiB, peak memory " in outcome.stderr
+
+
+def test_killed_overwrite_is_continued_from_the_command_line(run: Run, rows: Path, static: Path) -> None:
+    run("index", "build", rows, "-o", "idx", "-m", static)
+    run("embed", rows, "-o", "idx/.building", "-m", static)  # what a build killed before its last step leaves
+    refused = run("index", "build", rows, "-o", "idx", "-m", static, code=1)
+    assert "holds an unfinished build: continue it with --resume" in refused.stderr
+    run("index", "build", rows, "-o", "idx", "-m", static, "--resume")
+    assert sorted(path.name for path in Path("idx").iterdir()) == ["index.2.faiss", "manifest.json", "rows.2.sqlite"]
 
 
 def test_array_of_another_tool_is_indexed_with_its_ids_and_texts(run: Run, tmp_path: Path, model: Path) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from ctxembed import __version__
 from ctxembed.embedder import Embedder
+from ctxembed.tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
     from .conftest import Run
@@ -51,7 +53,33 @@ def test_index_is_described_with_its_model(facts: Callable[..., dict[str, Any]],
         "cosine",
         "sentence",
     )
-    assert (found["name"], found["fingerprint"]) == ("model", Embedder.load(model).fingerprint)
+    assert (found["model"], found["fingerprint"]) == ("model", Embedder.load(model).fingerprint)
+    assert "name" not in found
+
+
+def test_index_of_unknown_origin_is_described(run: Run, facts: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    np.save(tmp_path / "theirs.npy", np.ones((2, 3), dtype=np.float32))
+    run("index", "build", "theirs.npy", "-o", "idx")
+    found = facts("idx")
+    assert (found["rows"], found["model"], found["fingerprint"]) == (2, "unknown", None)
+
+
+def test_tokenizer_alone_is_described(facts: Callable[..., dict[str, Any]], tmp_path: Path, model: Path) -> None:
+    shutil.copy(model / "tokenizer.json", tmp_path)
+    tokenizer = SubwordTokenizer.load(tmp_path)
+    assert facts(tmp_path) == {
+        "format": "tokenizer",
+        "vocabulary": len(tokenizer),
+        "fingerprint": tokenizer.fingerprint,
+    }
+
+
+def test_interrupted_build_is_told_with_its_way_out(run: Run, rows: Path, static: Path) -> None:
+    run("embed", rows, "-o", "idx/.building", "-m", static)
+    assert run("info", "idx", code=3).stderr == (
+        "error: idx is an index whose build is unfinished: continue it with `ctxembed index build --resume`, "
+        "or start again with --overwrite\n"
+    )
 
 
 def test_vectors_are_described_with_their_settings(

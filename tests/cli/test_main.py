@@ -99,7 +99,7 @@ MISTAKES = {
         "embed rows.jsonl -o out -m {static} --unit token",
         "static has no tokens: use --unit word",
     ),
-    "unknown device": ("embed rows.jsonl -o out -m {model} --device abacus", "device 'abacus' cannot be used here"),
+    "unknown device": ("embed rows.jsonl -o out -m {model} --device abacus", "device 'abacus' is unknown"),
     "empty query": ("search {index} ' ' -m {model}", "the query is empty: give at least one word"),
     "duplicate ids": ("index build twice.jsonl -o out -m {model}", "id 'a' occurs twice: --on-duplicate skip keeps"),
     "ids without array": (

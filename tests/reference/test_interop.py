@@ -85,3 +85,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         TransformersEncoder(tmp_path)
     with pytest.raises(MissingInputError, match="does not exist"):
         TransformersEncoder(tmp_path / "nowhere")
+
+
+def test_texts_past_the_cut_are_counted(folder: Path) -> None:
+    encoder = TransformersEncoder(folder, max_length=6)
+    encoder.encode(["the bank of the river lent money", "the bank"])  # seven tokens, four fit
+    assert (encoder.long_texts.texts, encoder.long_texts.lost_tokens) == (1, 3)

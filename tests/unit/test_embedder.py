@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import ctxembed.embedder
 from ctxembed.config import Pooling, PoolingConfig
-from ctxembed.embedder import Embedder, LongTexts, OnLong
+from ctxembed.embedder import Embedder, OnLong
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
 from ctxembed.model.device import is_bfloat16_fast
 from ctxembed.text import find_usage, word_spans
 from ctxembed.tokenizer import SubwordTokenizer, token_ranges
-from ctxembed.types import TextEncoder, Usage, UsageEncoder, Vectors
+from ctxembed.types import LongTexts, TextEncoder, Usage, UsageEncoder, Vectors
 
 TEXTS = [
     "The bank lent money to the old farmer.",
@@ -381,7 +381,7 @@ def test_embedding_leaves_the_checkpoint_as_it_was(checkpoint: Checkpoint) -> No
     [
         ({"on_long": "cut"}, "on_long = 'cut': must be one of window, truncate, error"),
         ({"dtype": "int8"}, "dtype 'int8': choose auto, float32 or bfloat16"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used here: choose auto, cpu, cuda or mps"),
+        ({"device": "abacus"}, "device 'abacus' is unknown: choose auto, cpu, cuda, mps"),
     ],
 )
 def test_an_unknown_choice_is_refused(tiny_model: Path, choice: dict[str, Any], message: str) -> None:
@@ -399,3 +399,12 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_the_same_text_gives_the_same_vector_every_time(tiny_model: Path, embedder: Embedder) -> None:
     again = Embedder.load(tiny_model, dtype="float32")
     assert np.array_equal(again.encode(TEXTS), embedder.encode(TEXTS))
+
+
+def test_a_stretch_longer_than_a_window_counts_to_its_last_word(embedder: Embedder) -> None:
+    words = " ".join(TEXTS * 8)
+    assert len(embedder.tokenizer.encode_ids([words])[0]) > 2 * embedder.max_length
+    changed = words[: words.rindex(" ")] + " river"
+    one, other = embedder.encode_usages([Usage(words, 0, len(words)), Usage(changed, 0, len(changed))])
+    assert not np.allclose(one, other, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm([one, other], axis=1), 1, **CLOSE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from ctxembed.meaning.usages import Background
 from ctxembed.text import parse_usage, word_forms
 from ctxembed.types import Document, Usage, Vectors
 from ctxembed.units import embed_corpus
+from ctxembed.vectors import VectorFolder
 
 WATER, MONEY = {"river", "water", "muddy", "boat"}, {"money", "loan", "lent", "cash"}
 
@@ -90,7 +92,7 @@ def test_nearest_equals_brute_force() -> None:
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((40, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    forms = np.array([f"w{i % 10}" for i in range(40)])
+    forms = [f"w{i % 10}" for i in range(40)]
     background = Background(["text"], np.zeros((40, 3), dtype=np.int64), forms, vectors)
     found = background.nearest(vectors[:3], words=["w0", "w1", "other"], k=4)
     for number, word in enumerate(("w0", "w1", "other")):
@@ -119,6 +121,50 @@ def test_a_damaged_cache_is_computed_again(tmp_path) -> None:
     encoder = ContextEncoder()
     assert len(Background.load(CORPUS, encoder=encoder)) > 0
     assert encoder.calls == 1
+
+
+def test_a_cache_folder_without_manifest_is_computed_again(tmp_path) -> None:
+    Background.load(CORPUS, encoder=ContextEncoder())
+    (manifest,) = (tmp_path / "cache").rglob("manifest.json")
+    manifest.unlink()
+    second, third = ContextEncoder(), ContextEncoder()
+    assert len(Background.load(CORPUS, encoder=second)) == len(Background.load(CORPUS, encoder=third)) > 0
+    assert (second.calls, third.calls) == (1, 0)
+
+
+def test_an_interrupted_computation_leaves_nothing_in_the_cache(tmp_path) -> None:
+    class Interrupted(ContextEncoder):
+        def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Background.load(CORPUS, encoder=Interrupted())
+    assert list((tmp_path / "cache" / "background").iterdir()) == []
+
+
+def test_the_folder_of_a_faster_process_is_used_and_left_alone(tmp_path) -> None:
+    class Slow(ContextEncoder):
+        def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+            Background.load(CORPUS, encoder=ContextEncoder())  # what another process does meanwhile
+            (folder,) = (path.parent for path in cache.rglob("[!.]*/manifest.json") if ".tmp" not in path.parent.name)
+            made.append(folder.stat().st_ino)
+            return super().encode_usages(usages, layer=layer)
+
+    cache, made = tmp_path / "cache" / "background", list[int]()
+    background = Background.load(CORPUS, encoder=Slow())
+    (folder,) = cache.iterdir()
+    assert made == [folder.stat().st_ino]
+    np.testing.assert_array_equal(background.vectors, VectorFolder.open(folder).vectors())
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog) -> None:
+    kept = Background.load(CORPUS, encoder=ContextEncoder())
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()  # no folder can be made in it
+    background = Background.load(CORPUS, encoder=ContextEncoder())
+    np.testing.assert_array_equal(background.vectors, kept.vectors)
+    assert (background.forms, background.texts) == (kept.forms, kept.texts)
+    assert "the background is not kept, the cache cannot be written: " in caplog.text
 
 
 def test_a_folder_of_sentences_is_no_background(fake_encoder, tmp_path) -> None:

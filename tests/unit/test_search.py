@@ -212,6 +212,35 @@ def test_unfinished_build_needs_a_decision(killed, fake_encoder):
         SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=killed)
 
 
+@pytest.fixture
+def killed_overwrite(built, tmp_path, fake_encoder, monkeypatch):
+    """An index of 40 rows, and beside it a build in other order that stopped after 24 documents in finished parts."""
+    monkeypatch.setattr(search_module, "PART_ROWS", 10)
+    fragile = FragileEncoder(fake_encoder, 7)
+    with pytest.raises(KilledError):
+        SemanticSearch.build(DOCUMENTS[::-1], encoder=fragile, path=tmp_path / "i", batch_size=4, overwrite=True)
+    return tmp_path / "i"
+
+
+def test_killed_overwrite_is_continued_and_replaces_the_index(killed_overwrite, fake_encoder):
+    seen = []
+    options = {"encoder": fake_encoder, "batch_size": 4, "resume": True, "on_progress": seen.append}
+    with SemanticSearch.build(DOCUMENTS[::-1], path=killed_overwrite, **options) as search:
+        assert (len(search), search.manifest.generation) == (40, 2)
+    assert seen == [24, 4, 4, 4, 4]
+    assert names(killed_overwrite) == ["index.2.faiss", "manifest.json", "rows.2.sqlite"]
+
+
+def test_killed_overwrite_needs_a_decision(killed_overwrite, fake_encoder):
+    with pytest.raises(InvalidInputError, match="holds an unfinished build: continue it with --resume"):
+        SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=killed_overwrite)
+
+
+def test_resume_of_a_finished_index_is_refused(built, tmp_path, fake_encoder):
+    with pytest.raises(InvalidInputError, match="holds an index of 40 rows: --overwrite it, or choose another -o"):
+        SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=tmp_path / "i", resume=True)
+
+
 def test_unfinished_build_is_discarded_on_overwrite(killed, fake_encoder):
     with SemanticSearch.build(DOCUMENTS[:3], encoder=fake_encoder, path=killed, overwrite=True) as search:
         assert len(search) == 3
@@ -377,6 +406,17 @@ def test_foreign_vectors_cannot_be_searched_by_text(tmp_path, fake_encoder):
         pytest.raises(InvalidInputError, match="the model of its vectors is unknown: search with a vector"),
     ):
         search.search("river")
+
+
+@pytest.mark.parametrize("unit", ["word", "content-word", "token"])
+def test_index_of_words_is_searched_by_vector_not_by_text(tmp_path, fake_encoder, unit):
+    settings = encoder_settings(fake_encoder, unit=unit)
+    vectors = fake_encoder.encode(["river", "money"])
+    from_vectors(tmp_path / "i", vectors, settings=settings).close()
+    with SemanticSearch.open(tmp_path / "i", encoder=fake_encoder) as search:
+        with pytest.raises(InvalidInputError, match=rf"its vectors are of unit '{unit}': search with the vector of a"):
+            search.search("river")
+        assert [hits[0].id for hits in search.search_vectors(vectors, k=1)] == ["0", "1"]
 
 
 def test_skipped_duplicates_keep_rows_and_vectors_together(tmp_path):

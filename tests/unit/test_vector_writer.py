@@ -95,12 +95,29 @@ def test_resume_does_not_compute_finished_documents_again(tmp_path):
     assert list(writer.skip_done(DOCUMENTS)) == DOCUMENTS[4:]
 
 
-@pytest.mark.parametrize("changed", [DOCUMENTS[1:], DOCUMENTS[:1], [DOCUMENTS[0], Document("1", "other")]])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        DOCUMENTS[1:],
+        DOCUMENTS[:1],
+        [DOCUMENTS[0], Document("1", "other"), *DOCUMENTS[2:]],
+        [DOCUMENTS[0], Document("1", DOCUMENTS[1].text, {"year": 2020}), *DOCUMENTS[2:]],
+    ],
+)
 def test_resume_refuses_changed_input(tmp_path, changed):
     interrupted(tmp_path / "v")
     writer = VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, resume=True)
     with pytest.raises(ArtifactError, match="the input has changed since"):
         list(writer.skip_done(changed))
+
+
+def test_resume_takes_metadata_in_any_order(tmp_path):
+    documents = [Document(document.id, document.text, {"a": 1, "b": None}) for document in DOCUMENTS]
+    turned = [Document(document.id, document.text, {"b": None, "a": 1}) for document in DOCUMENTS]
+    writer = VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, part_rows=6)
+    feed(writer, documents, stop_after=3)
+    again = VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, resume=True)
+    assert list(again.skip_done(turned)) == turned[4:]
 
 
 def test_resume_without_skipping_is_refused(tmp_path):
