@@ -17,7 +17,7 @@ from .output import print_table, say
 from .progress import document_bar
 from .search import hit_row
 
-QUESTIONS = ("how do plants make food", "losing a bank card abroad", "an animal that catches insects at night")
+QUESTIONS = ("how do plants make food", "a crowd wants its savings back", "he was sent to prison for theft")
 USES = (
     "We spread a blanket on the grassy [bank] and watched the swans go by.",
     "Willows leaned over the muddy [bank] where the boys were fishing.",

@@ -25,6 +25,7 @@ from .progress import training_line
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
+    from ctxembed.training.targets import VectorTargets
     from ctxembed.vectors import VectorFolder
 
 output_option = click.option(
@@ -200,12 +201,7 @@ def distill(
                 resume=resume,
                 device=chosen_device(device),
                 report=report,
-                notes={
-                    "teacher_folders": teacher_notes([*of_sentences, *of_words]),
-                    "texts": len(targets.store),
-                    "skipped_long": targets.skipped_long,
-                    "skipped_vectors": targets.skipped_vectors,
-                },
+                notes=teacher_notes([*of_sentences, *of_words], targets),
             ),
             initial=initial,
             config=from_mapping(DistillationConfig, settings["distillation"]),
@@ -301,12 +297,17 @@ def teacher_folders(paths: tuple[Path, ...], *, units: tuple[str, ...]) -> list[
     return folders
 
 
-def teacher_notes(folders: list[VectorFolder]) -> list[dict[str, Any]]:
-    """Return what training.json keeps of a teacher's vector folders: no paths."""
-    return [
-        {**{name: folder.settings.get(name) for name in ("model", "unit", "layer")}, "vectors": len(folder)}
-        for folder in folders
-    ]
+def teacher_notes(folders: list[VectorFolder], targets: VectorTargets) -> dict[str, Any]:
+    """Return what training.json keeps of a teacher's vector folders, no paths, and of what was used of them."""
+    return {
+        "teacher_folders": [
+            {**{name: folder.settings.get(name) for name in ("model", "unit", "layer")}, "vectors": len(folder)}
+            for folder in folders
+        ],
+        "texts": len(targets.store),
+        "skipped_long": targets.skipped_long,
+        "skipped_vectors": targets.skipped_vectors,
+    }
 
 
 def chosen_device(name: str) -> Any:

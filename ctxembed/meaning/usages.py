@@ -1,7 +1,8 @@
 """A background of word occurrences: every content word of a corpus, in its context, with its vector.
 
 It is computed once for a model and a corpus and kept in the cache folder; another model, layer or
-corpus has another key, so a stale one is never read. Where nothing can be written it is computed each time. Letters: N queries, M occurrences, D width.
+corpus has another key, so a stale one is never read. Where the cache cannot be written it is computed
+each time. Letters: N queries, M occurrences, D width.
 """
 
 from __future__ import annotations

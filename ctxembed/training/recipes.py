@@ -24,7 +24,7 @@ from ctxembed.errors import CtxEmbedError, InvalidInputError
 from ctxembed.model.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import environment
-from ctxembed.tokenizer import FILE_NAME, SubwordTokenizer, TokenizerConfig
+from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
 from ctxembed.training.batches import TokenRows, chunk_texts
 from ctxembed.training.objectives import (
     Distillation,
@@ -128,12 +128,7 @@ def train_mlm(
         counter = itertools.count()
         texts = (document.text for document, _ in zip(documents, counter, strict=False))
         store = chunk_texts(texts, own, max_length=row_length)
-        origin = _tokenizer_origin(tokenizer, num_documents=next(counter))
-        if run.tell and "tokenizer_documents" in origin:
-            run.tell(
-                f"the tokenizer learned from {origin['tokenizer_documents']:,} documents "
-                f"(a seeded sample of at most {TOKENIZER_SAMPLE:,})"
-            )
+        origin = _tokenizer_origin(tokenizer, num_documents=next(counter), tell=run.tell)
         torch.manual_seed(run.training.seed)
         encoder, head = TransformerEncoder(config), MaskedWordHead(config)
         objective = MaskedLanguageModelling(encoder, head, own, config=masking)
@@ -273,11 +268,16 @@ def _run_tokenizer(
     return given
 
 
-def _tokenizer_origin(given: SubwordTokenizer | TokenizerConfig, *, num_documents: int) -> dict[str, Any]:
-    """Return where the tokenizer comes from, and for one trained here how many documents it learned from."""
+def _tokenizer_origin(
+    given: SubwordTokenizer | TokenizerConfig, *, num_documents: int, tell: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """Return where the tokenizer comes from; of one trained here, tell and return how many documents it saw."""
     if isinstance(given, SubwordTokenizer):
         return {"given_tokenizer": given.fingerprint}
-    return {"given_tokenizer": to_mapping(given), "tokenizer_documents": min(num_documents, TOKENIZER_SAMPLE)}
+    size = min(num_documents, TOKENIZER_SAMPLE)
+    if tell is not None:
+        tell(f"the tokenizer learned from {size:,} documents (a seeded sample of at most {TOKENIZER_SAMPLE:,})")
+    return {"given_tokenizer": to_mapping(given), "tokenizer_documents": size}
 
 
 def _row_length(run: Run, config: EncoderConfig) -> int:

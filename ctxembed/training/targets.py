@@ -5,7 +5,7 @@ Letters: N rows (texts), W words, P teacher width, F word forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -221,17 +221,13 @@ def _teacher(folders: Sequence[VectorFolder]) -> dict[str, Any]:
         InvalidInputError: If they do not all say the same.
     """
     found = [{name: folder.settings.get(name) for name in ("fingerprint", "layer")} for folder in folders]
-    for folder, teacher in zip(folders, found, strict=True):
-        if teacher != found[0]:
+    for other in found[1:]:
+        if other != found[0]:
+            first, second = (f"fingerprint {each['fingerprint']}, layer {each['layer']}" for each in (found[0], other))
             raise InvalidInputError(
-                f"{folders[0].path} holds vectors of {_described(found[0])}, {folder.path} those of "
-                f"{_described(teacher)}: vectors of one kind must come from one teacher and layer"
+                f"one folder is of {first}, another of {second}: vectors of one kind must come from one teacher"
             )
     return found[0] if found else {}
-
-
-def _described(teacher: Mapping[str, Any]) -> str:
-    return f"fingerprint {teacher['fingerprint']}, layer {teacher['layer']}"
 
 
 def _width(folders: Sequence[VectorFolder]) -> int:

@@ -243,7 +243,7 @@ def long_txt(tmp_path: Path) -> Path:
 
 def test_long_text_is_windowed_and_every_word_has_a_vector(run: Run, long_txt: Path, model: Path) -> None:
     outcome = run("embed", long_txt, "-o", "words", "-m", model, "--unit", "word")
-    assert "1 texts of more than 128 tokens: windowed, no token lost\n" in outcome.stderr
+    assert "1 texts were longer than the window of model: windowed, no token lost\n" in outcome.stderr
     vectors = VectorFolder.open("words").vectors()
     assert len(vectors) == 241
     assert vectors.any(axis=1).all()
@@ -251,7 +251,7 @@ def test_long_text_is_windowed_and_every_word_has_a_vector(run: Run, long_txt: P
 
 def test_long_text_that_is_cut_loses_what_is_said(run: Run, long_txt: Path, model: Path) -> None:
     outcome = run("embed", long_txt, "-o", "words", "-m", model, "--unit", "word", "--on-long", "truncate")
-    lost = re.search(r"1 texts of more than 128 tokens: cut, (\d+) tokens lost\n", outcome.stderr)
+    lost = re.search(r"1 texts were longer than the window of model: cut, (\d+) tokens lost\n", outcome.stderr)
     assert lost
     without = int((~VectorFolder.open("words").vectors().any(axis=1)).sum())
     assert 0 < without <= int(lost[1])  # a word is one token or more

@@ -83,7 +83,7 @@ def test_more_hits_than_rows_gives_every_row_once(run: Run, index: Path, model: 
 
 def test_long_query_is_said_to_be_long(run: Run, index: Path, model: Path) -> None:
     outcome = run("search", index, "river bank " * 150, "--format", "json", "-m", model)
-    assert outcome.stderr == "1 texts of more than 128 tokens: windowed, no token lost\n"
+    assert outcome.stderr == "1 texts were longer than the window of model: windowed, no token lost\n"
     assert len(outcome.json) == 6
 
 

@@ -34,6 +34,12 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
+def without_vocabulary(options: tuple[str, ...]) -> list[str]:
+    """The options without --vocab-size and its value."""
+    place = options.index("--vocab-size")
+    return [*options[:place], *options[place + 2 :]]
+
+
 def training(folder: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((Path(folder) / "training.json").read_text(encoding="utf-8"))
     return record
@@ -45,6 +51,8 @@ def test_mlm_makes_a_model_that_is_better_than_chance_and_can_be_used(run: Run, 
     assert outcome.stdout == ""
     assert "step 80/80: loss " in outcome.stderr
     assert "36 documents\n" in outcome.stderr
+    assert "the tokenizer learned from 36 documents (a seeded sample of at most 200,000)\n" in outcome.stderr
+    assert training("model")["tokenizer_documents"] == 36
     assert "the model is in model: try  ctxembed compare -m model " in outcome.stderr
     assert sorted(path.name for path in Path("model").iterdir()) == [
         "README.md",
@@ -81,7 +89,7 @@ def test_model_of_one_sentence_can_be_trained(run: Run, tmp_path: Path) -> None:
 
 def test_tokenizer_that_is_given_is_the_one_used(run: Run, corpus: Path) -> None:
     run("tokenizer", "train", corpus, "-o", "tok", "--kind", "bpe", "--vocab-size", "300")
-    run("train", "mlm", corpus, "-o", "model", *TINY, "--tokenizer", "tok")
+    run("train", "mlm", corpus, "-o", "model", *without_vocabulary(TINY), "--tokenizer", "tok")
     tokenizers = [SubwordTokenizer.load(folder) for folder in ("tok", "model")]
     assert tokenizers[0].fingerprint == tokenizers[1].fingerprint
 
@@ -96,10 +104,17 @@ def test_settings_of_a_file_win_over_the_preset(run: Run, corpus: Path, tmp_path
         '[encoder]\nnum_layers = 1\npositions = "rotary"\n[tokenizer]\nvocab_size = 60\n'
         "[masking]\nmask_fraction = 0.3\n"
     )
-    run("train", "mlm", corpus, "-o", "model", *TINY, "--config", "settings.toml")
+    run("train", "mlm", corpus, "-o", "model", *without_vocabulary(TINY), "--config", "settings.toml")
     [facts] = run("info", "model", "--format", "json").json
     assert (facts["layers"], facts["positions"], facts["width"], facts["vocabulary"]) == (1, "rotary", 64, 60)
     assert training("model")["masking"]["mask_fraction"] == 0.3
+
+
+def test_vocabulary_is_not_set_twice(run: Run, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("[tokenizer]\nvocab_size = 60\n")
+    outcome = run("train", "mlm", corpus, "-o", "model", *TINY, "--config", "settings.toml", code=2)
+    assert "--vocab-size does nothing beside the [tokenizer] vocab_size in settings.toml: leave it" in outcome.stderr
+    assert not Path("model").exists()
 
 
 SETTINGS = {
@@ -136,7 +151,7 @@ def test_corpus_without_a_word_is_refused(run: Run, tmp_path: Path) -> None:
 
 def test_training_that_diverges_says_what_to_lower(run: Run, corpus: Path) -> None:
     outcome = run("train", "mlm", corpus, "-o", "model", *TINY, "--learning-rate", "1e30", code=1)
-    assert re.search(r"^error: the loss became \w+ at step \d: lower learning_rate", outcome.stderr)
+    assert re.search(r"(?m)^error: the loss became \w+ at step \d: lower learning_rate", outcome.stderr)
 
 
 # Following a teacher
@@ -155,8 +170,27 @@ def test_model_follows_a_teacher(run: Run, teacher: Path, model: Path, folders: 
     given = [part for option in folders for part in (option, option.removeprefix("--"))]
     outcome = run("train", "distill", "--init", model, *given, "-o", "student", *SHORT)
     assert "36 texts; 0 longer than 32 tokens left out\n" in outcome.stderr
-    assert training("student")["teachers"] == [StaticVectors.load(teacher).fingerprint] * len(folders)
+    named = {"fingerprint": StaticVectors.load(teacher).fingerprint, "layer": None}
+    kinds = [option.removeprefix("--") for option in folders]
+    notes = training("student")
+    assert {kind: found for kind, found in notes["teachers"].items() if found} == dict.fromkeys(kinds, named)
+    counts = {"sentences": 36, "words": 36 * 8}
+    units = {"sentences": "sentence", "words": "word"}
+    assert notes["teacher_folders"] == [
+        {"model": "static", "unit": units[kind], "layer": None, "vectors": counts[kind]} for kind in kinds
+    ]
+    assert notes["texts"] == 36
+    card = Path("student/README.md").read_text(encoding="utf-8")
+    assert all(f"- teacher: static, {counts[kind]} {units[kind]} vectors\n" in card for kind in kinds)
     run("embed", "corpus.txt", "-o", "vecs", "-m", "student")
+
+
+def test_vectors_that_say_nothing_are_counted(run: Run, static: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_text("The bank of the river.\nqqzzqq xxqqxx\n")
+    run("embed", "odd.txt", "-o", "odd", "-m", static)
+    outcome = run("train", "distill", "--init", model, "--sentences", "odd", "-o", "student", *SHORT)
+    assert "1 vectors left out: they are zero, or their word has no token\n" in outcome.stderr
+    assert training("student")["skipped_vectors"] == 1
 
 
 @pytest.mark.parametrize(

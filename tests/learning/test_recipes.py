@@ -48,8 +48,9 @@ class Killed(Exception):
 def train(
     folder: Path, tokenizer: SubwordTokenizer | TokenizerConfig, *, shape: Mapping[str, Any] = SHAPE, **changes: Any
 ) -> Checkpoint:
+    documents = changes.pop("documents", DOCUMENTS)
     run = Run(folder=folder, training=changes.pop("training", TRAINING), **changes)
-    return train_mlm(DOCUMENTS, run=run, shape=shape, tokenizer=tokenizer)
+    return train_mlm(documents, run=run, shape=shape, tokenizer=tokenizer)
 
 
 def killed_after(step: int) -> Any:
@@ -60,10 +61,10 @@ def killed_after(step: int) -> Any:
     return report
 
 
-def teacher(folder: Path) -> VectorFolder:
+def teacher(folder: Path, **settings: Any) -> VectorFolder:
     rows = [Row(document.id, document.text) for document in DOCUMENTS]
     vectors = np.random.default_rng(1).standard_normal((len(rows), 8)).astype(np.float32)
-    with VectorWriter(folder, settings={"fingerprint": "random"}, dimension=8) as writer:
+    with VectorWriter(folder, settings={"fingerprint": "random", **settings}, dimension=8) as writer:
         writer.append(rows, vectors, documents=DOCUMENTS)
     return VectorFolder.open(folder)
 
@@ -94,10 +95,11 @@ def test_the_folder_holds_a_model_with_its_notes_and_metrics(tiny_tokenizer: Sub
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_card_names_model_shape_and_seed(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
-    train(tmp_path / "m", tiny_tokenizer)
+def test_the_card_names_model_shape_inputs_and_seed(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
+    train(tmp_path / "m", tiny_tokenizer, notes={"inputs": ["a.txt", "b.txt"]})
     card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# m\n")
+    assert "- inputs: a.txt, b.txt\n" in card
     assert f"1 layers, 16 wide, 2 heads, {len(tiny_tokenizer)} tokens of vocabulary" in card
     assert "seed 3, 6 steps" in card
 
@@ -143,13 +145,33 @@ def test_a_run_killed_while_the_model_is_written_can_be_resumed(
     assert len((tmp_path / "m" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 6 + 2
 
 
-def test_a_resumed_run_goes_on_with_its_own_tokenizer(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_save_takes_the_tokenizer_that_is_given_now(tmp_path: Path) -> None:
     config = TokenizerConfig(vocab_size=90, min_frequency=1)
     with pytest.raises(Killed):
-        train(tmp_path / "m", config, report=killed_after(3))
-    begun = (tmp_path / "m" / ".run" / "tokenizer.json").read_bytes()
-    train(tmp_path / "m", replace(config, lowercase=False), resume=True)
-    assert (tmp_path / "m" / "tokenizer.json").read_bytes() == begun
+        train(tmp_path / "m", config, report=killed_after(1))
+    other = replace(config, vocab_size=80)
+    resumed = train(tmp_path / "m", other, resume=True)
+    assert resumed.fingerprint == train(tmp_path / "anew" / "m", other).fingerprint
+
+
+def test_what_the_tokenizer_learned_from_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctxembed.training.recipes, "TOKENIZER_SAMPLE", 5)
+    config = TokenizerConfig(vocab_size=90, min_frequency=1)
+    said: list[str] = []
+    train(tmp_path / "m", config, tell=said.append)
+    assert said == ["the tokenizer learned from 5 documents (a seeded sample of at most 5)"]
+    notes = json.loads((tmp_path / "m" / "training.json").read_text(encoding="utf-8"))
+    assert notes["tokenizer_documents"] == 5
+    assert notes["given_tokenizer"]["vocab_size"] == 90
+
+
+def test_nothing_is_said_about_a_tokenizer_that_was_trained_before(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    train(tmp_path / "m", tiny_tokenizer, tell=said.append)
+    assert said == []
+    assert "tokenizer_documents" not in json.loads((tmp_path / "m" / "training.json").read_text(encoding="utf-8"))
 
 
 def test_figures_are_measured_on_the_model_in_training_without_changing_it(
@@ -187,6 +209,34 @@ def test_a_run_resumed_with_other_settings_is_refused(tiny_tokenizer: SubwordTok
         train(tmp_path / "m", tiny_tokenizer, report=killed_after(3))
     with pytest.raises(InvalidInputError, match="the run was started with seed = 3, now it is 8"):
         train(tmp_path / "m", tiny_tokenizer, resume=True, training=replace(TRAINING, seed=8))
+
+
+@pytest.mark.parametrize("change", [{"lowercase": False}, {"vocab_size": 80}])
+def test_a_run_resumed_with_another_tokenizer_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    config = TokenizerConfig(vocab_size=90, min_frequency=1)
+    with pytest.raises(Killed):
+        train(tmp_path / "m", config, report=killed_after(3))
+    with pytest.raises(InvalidInputError, match="the run was started with given_tokenizer = "):
+        train(tmp_path / "m", replace(config, **change), resume=True)
+
+
+def test_a_run_resumed_with_another_trained_tokenizer_is_refused(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path / "m", TokenizerConfig(vocab_size=90, min_frequency=1), report=killed_after(3))
+    with pytest.raises(InvalidInputError, match=f"given_tokenizer = .*, now it is '{tiny_tokenizer.fingerprint}'"):
+        train(tmp_path / "m", tiny_tokenizer, resume=True)
+
+
+def test_a_run_resumed_on_another_corpus_of_equal_size_is_refused(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path / "m", tiny_tokenizer, report=killed_after(3))
+    turned = [*DOCUMENTS[1:], DOCUMENTS[0]]
+    with pytest.raises(InvalidInputError, match="the run was started with texts_sha256 = "):
+        train(tmp_path / "m", tiny_tokenizer, resume=True, documents=turned)
 
 
 def test_nothing_to_resume_is_refused(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
@@ -242,7 +292,23 @@ def test_distilling_gives_another_model_and_leaves_the_initial_one(
     assert student.name == "s"
     assert student.fingerprint == load_checkpoint(tmp_path / "s").fingerprint != initial.fingerprint
     notes = json.loads((tmp_path / "s" / "training.json").read_text(encoding="utf-8"))
-    assert (notes["objective"], notes["initial"], notes["teachers"]) == ("distill", initial.fingerprint, ["random"])
+    assert (notes["objective"], notes["initial"]) == ("distill", initial.fingerprint)
+    assert notes["teachers"] == {"sentences": {"fingerprint": "random", "layer": None}, "words": {}}
+    assert notes["pooling"] == {"sentence": "mean", "usage_layer": -1}
+
+
+def test_the_model_in_training_is_not_taken_for_the_initial_one(
+    targets: VectorTargets, tiny_model: Path, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def measure(checkpoint: Checkpoint) -> dict[str, float]:
+        seen.append(checkpoint.fingerprint)
+        return {}
+
+    run = Run(folder=tmp_path / "s", training=TRAINING, evaluate=measure)
+    distill(targets, run=run, initial=load_checkpoint(tiny_model))
+    assert seen == ["", ""]
 
 
 @pytest.mark.parametrize("pooling", [None, PoolingConfig(sentence="cls", usage_layer=1)])
@@ -284,3 +350,44 @@ def test_a_run_begun_from_another_model_is_refused(targets: VectorTargets, tiny_
         distill(targets, run=replace(run, report=killed_after(3)), initial=initial)
     with pytest.raises(InvalidInputError, match="the run was started with initial = "):
         distill(targets, run=replace(run, resume=True), initial=replace(initial, fingerprint="other"))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [({"fingerprint": "other"}, "teachers = .*'random'.*, now it is .*'other'"), ({"layer": 3}, "teachers = .*: 3")],
+)
+def test_a_distillation_resumed_with_another_teacher_is_refused(
+    targets: VectorTargets,
+    tiny_tokenizer: SubwordTokenizer,
+    tiny_model: Path,
+    tmp_path: Path,
+    other: dict[str, Any],
+    message: str,
+) -> None:
+    run = Run(folder=tmp_path / "s", training=TRAINING)
+    initial = load_checkpoint(tiny_model)
+    with pytest.raises(Killed):
+        distill(targets, run=replace(run, report=killed_after(3)), initial=initial)
+    swapped = VectorTargets(tiny_tokenizer, sentences=[teacher(tmp_path / "other", **other)], max_length=24)
+    with pytest.raises(InvalidInputError, match=message):
+        distill(swapped, run=replace(run, resume=True), initial=initial)
+
+
+def test_a_distillation_resumed_with_another_pooling_is_refused(
+    targets: VectorTargets, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = Run(folder=tmp_path / "s", training=TRAINING)
+    initial = load_checkpoint(tiny_model)
+    with pytest.raises(Killed):
+        distill(targets, run=replace(run, report=killed_after(3)), initial=initial)
+    with pytest.raises(InvalidInputError, match="the run was started with pooling = "):
+        distill(targets, run=replace(run, resume=True), initial=initial, pooling=PoolingConfig(usage_layer=1))
+
+
+def test_a_usage_layer_that_the_model_lacks_is_refused_before_anything_is_written(
+    targets: VectorTargets, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = Run(folder=tmp_path / "s", training=TRAINING)
+    with pytest.raises(InvalidInputError, match="usage_layer = 9: the model has layers"):
+        distill(targets, run=run, initial=load_checkpoint(tiny_model), pooling=PoolingConfig(usage_layer=9))
+    assert not (tmp_path / "s").exists()

@@ -100,6 +100,27 @@ def test_a_folder_holds_five_files_and_what_was_given_for_them(checkpoint: Check
     assert (tmp_path / "m" / "README.md").read_text(encoding="utf-8") == "# A card\n"
 
 
+def test_a_kill_while_a_model_is_written_over_another_leaves_an_unfinished_one(
+    checkpoint: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SubwordTokenizer, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, checkpoint)
+    with pytest.raises(ArtifactError, match=r"is not a ctxembed model: it has no config.json"):
+        load_checkpoint(folder)
+
+
+def test_a_model_that_cannot_be_written_leaves_the_one_before_it(checkpoint: Checkpoint, folder: Path) -> None:
+    with torch.no_grad():
+        checkpoint.encoder.layers[1].attention.key.weight[0, 0] = float("nan")
+    with pytest.raises(InvalidInputError, match="the training diverged"):
+        save_checkpoint(folder, checkpoint)
+    assert load_checkpoint(folder).fingerprint == checkpoint.fingerprint
+
+
 def test_two_saves_of_one_model_are_equal_byte_for_byte(checkpoint: Checkpoint, tmp_path: Path) -> None:
     for name in ("one", "two"):
         save_checkpoint(tmp_path / name, checkpoint)

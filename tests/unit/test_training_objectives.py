@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctxembed.config import EncoderConfig
+from ctxembed.config import EncoderConfig, PoolingConfig
 from ctxembed.errors import InvalidInputError
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.model.pooling import pool_sentences, pool_spans
@@ -283,6 +283,43 @@ def test_the_parts_of_a_distillation_are_what_they_say(tiny_tokenizer: SubwordTo
         "mlm": objective.masked(first_rows(batch, 0.5), seeded(3)).value,
     }
     assert loss.metrics == pytest.approx({name: value.item() for name, value in expected.items()}, abs=1e-6)
+
+
+def test_a_distillation_trains_the_vectors_that_its_pooling_gives(tiny_tokenizer: SubwordTokenizer) -> None:
+    answer, batch = teacher_batch(), batch_of(tiny_tokenizer)
+    torch.manual_seed(2)
+    objective = Distillation(
+        masked_modelling(tiny_tokenizer),
+        FakeTargets(answer),
+        config=DistillationConfig(mlm_weight=0.0),
+        pooling=PoolingConfig(sentence="max", usage_layer=0),
+    )
+    metrics = objective(batch, seeded()).metrics
+    output = objective.masked.encoder(batch.ids, batch.lengths)
+    own = pool_sentences(output.last, batch.lengths, how="max")[answer.sentence_rows]
+    words = pool_spans(output.hidden_states[0], answer.word_rows, answer.word_starts, answer.word_ends)
+    expected = {
+        "sentence": cosine_distance(objective.to_sentence(own), answer.sentences),
+        "similarity": similarity_divergence(own, answer.sentences, temperature=0.05),
+        "word": cosine_distance(objective.to_word(words), answer.words),
+    }
+    found = {name: metrics[name] for name in expected}
+    assert found == pytest.approx({name: value.item() for name, value in expected.items()}, abs=1e-6)
+    usual = distillation(tiny_tokenizer, answer, mlm_weight=0.0)(batch, seeded()).metrics
+    assert all(abs(metrics[name] - usual[name]) > 1e-4 for name in expected)
+
+
+@pytest.mark.parametrize("layer", [-3, 2])
+def test_a_layer_that_the_model_lacks_is_refused(tiny_tokenizer: SubwordTokenizer, layer: int) -> None:
+    with pytest.raises(
+        InvalidInputError, match=rf"usage_layer = {layer}: the model has layers 0 \(embedding\) to 1, or"
+    ):
+        Distillation(
+            masked_modelling(tiny_tokenizer),
+            FakeTargets(teacher_batch()),
+            config=DistillationConfig(),
+            pooling=PoolingConfig(usage_layer=layer),
+        )
 
 
 def test_the_loss_is_the_weighted_sum_of_the_parts(tiny_tokenizer: SubwordTokenizer) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -35,12 +35,19 @@ def vector_of(row: Row, width: int = WIDTH) -> Vectors:
 
 
 def write(
-    folder: Path, rows: list[Row], *, width: int = WIDTH, part_rows: int = 100, silent: Sequence[str] = ()
+    folder: Path,
+    rows: list[Row],
+    *,
+    width: int = WIDTH,
+    part_rows: int = 100,
+    silent: Sequence[str] = (),
+    fingerprint: str = "teacher",
+    layer: int | None = None,
 ) -> VectorFolder:
     """Write what the teacher says; what it is silent about is a zero vector."""
     vectors = np.array([vector_of(row, width) for row in rows], dtype=np.float32)
     vectors[[row.text[row.start : row.end] in silent for row in rows]] = 0.0
-    settings = {"model": "teacher", "fingerprint": folder.name, "unit": "word"}
+    settings = {"model": "teacher", "fingerprint": fingerprint, "unit": "word", "layer": layer}
     with VectorWriter(folder, settings=settings, dimension=width, part_rows=part_rows) as writer:
         for number, row in enumerate(rows):
             writer.append([row], vectors[number : number + 1], documents=[Document(row.id, row.text)])
@@ -235,7 +242,28 @@ def test_folders_of_one_kind_but_two_widths_are_refused(tiny_tokenizer: SubwordT
         VectorTargets(tiny_tokenizer, sentences=folders, max_length=32)
 
 
-def test_the_teachers_are_named_by_fingerprint(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
-    sentences, marked = write(tmp_path / "one", whole(BANKS)), write(tmp_path / "two", words(BANKS))
-    targets = VectorTargets(tiny_tokenizer, sentences=[sentences], words=[marked], max_length=32)
-    assert targets.teachers == ["one", "two"]
+@pytest.mark.parametrize("other", [{"fingerprint": "other"}, {"layer": 5}, {"layer": None}])
+def test_folders_of_one_kind_but_two_teachers_or_layers_are_refused(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    second = {"fingerprint": "teacher", "layer": 4, **other}
+    folders = [write(tmp_path / "a", words(BANKS[:1]), layer=4), write(tmp_path / "b", words(BANKS[1:]), **second)]
+    named = f"fingerprint teacher, layer 4, another of fingerprint {second['fingerprint']}, layer {second['layer']}: "
+    with pytest.raises(InvalidInputError, match=f"one folder is of {named}vectors of one kind must come from one"):
+        VectorTargets(tiny_tokenizer, words=folders, max_length=32)
+
+
+def test_the_teacher_of_each_kind_is_named_by_fingerprint_and_layer(
+    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
+) -> None:
+    sentences = write(tmp_path / "s", whole(BANKS), fingerprint="one")
+    marked = [
+        write(tmp_path / name, words(texts), fingerprint="two", layer=5)
+        for name, texts in (("a", BANKS[:2]), ("b", BANKS[2:]))
+    ]
+    targets = VectorTargets(tiny_tokenizer, sentences=[sentences], words=marked, max_length=32)
+    assert targets.teachers == {
+        "sentences": {"fingerprint": "one", "layer": None},
+        "words": {"fingerprint": "two", "layer": 5},
+    }
+    assert VectorTargets(tiny_tokenizer, words=marked, max_length=32).teachers["sentences"] == {}

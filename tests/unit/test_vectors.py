@@ -235,7 +235,7 @@ def test_foreign_array_of_another_kind_is_refused(tmp_path, array, message):
 
 def test_foreign_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     source = foreign(tmp_path, np.zeros((2, 1)), ids="\ufeffa\nb\n", texts="\ufeffthe first\nthe second\n")
-    assert list(source)[0][0] == [Row("a", "the first"), Row("b", "the second")]
+    assert next(iter(source))[0] == [Row("a", "the first"), Row("b", "the second")]
 
 
 def test_foreign_lines_must_be_utf8(tmp_path):
