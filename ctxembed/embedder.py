@@ -323,13 +323,20 @@ def _cut(length: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _equal_lengths(windows: Sequence[_Window]) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of windows of one length, at most BATCH_TOKENS tokens at a time, long ones first."""
+    """Yield the numbers of windows of one length, at most BATCH_TOKENS tokens at a time, long ones first.
+
+    The number of windows is always a power of two: torch keeps compiled kernels for every shape that
+    it meets, and with all sizes allowed they come to a gigabyte.
+    """
     lengths = np.array([window.end - window.start for window in windows], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
         if len(group):
-            size = max(1, BATCH_TOKENS // int(lengths[group[0]] + 2))
-            yield from (group[start : start + size] for start in range(0, len(group), size))
+            most, start = max(1, BATCH_TOKENS // int(lengths[group[0]] + 2)), 0
+            while start < len(group):
+                size = 1 << (min(most, len(group) - start).bit_length() - 1)
+                yield group[start : start + size]
+                start += size
 
 
 def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -123,7 +123,7 @@ class SemanticSearch:
         on_duplicate: OnDuplicate = "error",
         overwrite: bool = False,
         resume: bool = False,
-        batch_size: int = 2048,
+        batch_size: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Self:
         """Embed documents and make an index of them.

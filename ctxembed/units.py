@@ -72,7 +72,7 @@ def embed_corpus(
     unit: Unit = "sentence",
     layer: int | None = None,
     resume: bool = False,
-    batch_size: int = 2048,
+    batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     **writing: Any,
 ) -> VectorFolder:
@@ -85,7 +85,7 @@ def embed_corpus(
         unit: See ``embed_documents``.
         layer: See ``embed_documents``.
         resume: Continue an interrupted folder; its finished parts are kept.
-        batch_size: Documents encoded at a time.
+        batch_size: Documents encoded at a time; 16,384 sentences by default, or the words of 2,048.
         on_progress: Called with the number of documents done since its last call.
         writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``).
 
@@ -96,7 +96,9 @@ def embed_corpus(
         InvalidInputError: If the folder is taken.
         ArtifactError: If the folder to be resumed had another model, unit or input.
     """
-    check(batch_size >= 1, f"batch_size is {batch_size}, need at least 1: use the default of 2048")
+    if batch_size is None:  # many texts of one length fill a batch; many words would fill the memory
+        batch_size = 16_384 if unit == "sentence" else 2048
+    check(batch_size >= 1, f"batch_size is {batch_size}, need at least 1: leave it out")
     settings = encoder_settings(encoder, unit=unit, layer=layer)
     with VectorWriter(Path(path), settings=settings, dimension=encoder.dimension, resume=resume, **writing) as writer:
         if on_progress and writer.documents:

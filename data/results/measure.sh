@@ -19,7 +19,7 @@ demo() { # twice: the first run fills the cache of background words
 }
 
 real-input() { # real text as it lies, two sizes, ten queries
-  local small=(masc us_state_historian) large=(masc us_state_historian us_gov_web tech_blogs_proposals craft_pmc ud_ewt_gum)
+  local small=(masc us_state_historian) large=(masc us_state_historian us_gov_web craft_pmc ud_ewt_gum)
   local log="$here/real-input.txt"; : > "$log"
   for size in small large; do
     local -n names=$size
