@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkabl
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
+from ctxembed.runtime import release_memory
 from ctxembed.text import is_content_word, word_form, word_spans
 from ctxembed.types import Document, Span, TextEncoder, Usage, UsageEncoder, Vectors
 from ctxembed.vector_writer import VectorWriter
@@ -107,6 +108,8 @@ def embed_corpus(
         while batch := list(itertools.islice(stream, batch_size)):
             rows, vectors = embed_documents(batch, encoder, unit=unit, layer=layer)
             writer.append(rows, vectors, documents=batch)
+            del rows, vectors
+            release_memory()
             if on_progress:
                 on_progress(len(batch))
     return VectorFolder.open(path, verify=False)
