@@ -63,7 +63,7 @@ def test_model_that_ships_is_used_where_none_is_named(run: Run, rows: Path, mode
 def test_installation_without_models_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr("ctxembed.evaluation.datasets.data_directory", data_directory)
     outcome = run(*arguments, code=1)
-    assert outcome.stderr.startswith("error: this installation ships no encoder model: train one, and name it with -m")
+    assert outcome.stderr.startswith("error: this installation ships no encoder model: train one, and name its folder")
 
 
 @pytest.mark.usefixtures("shipped_models")
