@@ -1,7 +1,7 @@
 """Text in, float32 numpy out: sentence, word and token vectors from a trained encoder.
 
-Texts are cut into windows of at most ``max_length`` tokens, and windows of exactly equal length
-are computed together, so that nothing is ever padded. Letters: N items, T tokens, D hidden width.
+Texts are cut into windows of at most ``max_length`` tokens, and windows are sorted by length and laid
+end to end, so that nothing is ever padded. Letters: N items, T tokens, D hidden width.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 OnLong = Literal["window", "truncate", "error"]
 CHUNK_TEXTS = 16_384
 """Texts tokenised and sorted together: bounds the memory beside the result."""
-BATCH_TOKENS = 8192
-"""Tokens computed at once."""
 OVERLAP = 4
 """A quarter of each window is also in the next, so that every word has context on both sides."""
 
@@ -73,12 +71,14 @@ class Embedder:
             InvalidInputError: For an unknown choice, or a device this machine has not.
         """
         from ctxembed.model.device import choose_device, choose_dtype
+        from ctxembed.model.inference import InferenceEncoder
 
         check(on_long in get_args(OnLong), f"on_long = {on_long!r}: must be one of {', '.join(get_args(OnLong))}")
         self._device = choose_device(device)
         self._dtype = choose_dtype(dtype, self._device)
         self._encoder = copy.deepcopy(checkpoint.encoder).to(self._device, self._dtype).eval()
         self._checkpoint = replace(checkpoint, encoder=self._encoder)
+        self._network = InferenceEncoder(self._encoder)
         self._on_long = on_long
         self.long_texts = LongTexts()
 
@@ -258,20 +258,24 @@ class Embedder:
         layer: int,
         consume: Callable[[Tensor, NDArray[np.int64]], None],
     ) -> None:
-        """Compute windows in batches of equal length and hand on (B, T, D) with the window numbers (B,)."""
+        """Compute windows block by block and hand on those of one length, (B, T, D), with their numbers (B,)."""
         import torch
 
-        first, last = self.tokenizer.cls_id, self.tokenizer.sep_id
+        from ctxembed.model.inference import runs_of
+
+        ends = np.array([self.tokenizer.cls_id]), np.array([self.tokenizer.sep_id])
         with torch.inference_mode():
-            for members in _equal_lengths(windows):
-                width = windows[members[0]].end - windows[members[0]].start
-                rows = np.empty((len(members), width + 2), dtype=np.int64)
-                rows[:, 0], rows[:, -1] = first, last
-                for row, number in enumerate(members):
-                    text, start, end = windows[number]
-                    rows[row, 1:-1] = ids[text][start:end]
-                output = self._encoder(torch.from_numpy(rows).to(self._device), num_layers=layer)
-                consume(output.last, members)
+            for members in _blocks(windows, most=self._network.block):
+                cut = [windows[number] for number in members]
+                tokens = [part for text, start, end in cut for part in (ends[0], ids[text][start:end], ends[1])]
+                lengths = [window.end - window.start + 2 for window in cut]
+                token_ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(self._device)
+                hidden = self._network(token_ids, lengths, num_layers=layer)
+                done = 0
+                for first, number, length in runs_of(lengths):
+                    texts = hidden[first : first + number * length].view(number, length, -1)
+                    consume(texts, members[done : done + number])
+                    done += number
 
     def _windows(self, ids: Sequence[TokenIds], *, keep: Iterable[int] | None = None) -> list[_Window]:
         """Cut texts into windows; a text without tokens has none."""
@@ -322,21 +326,17 @@ def _cut(length: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, start + width
 
 
-def _equal_lengths(windows: Sequence[_Window]) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of windows of one length, at most BATCH_TOKENS tokens at a time, long ones first.
-
-    The number of windows is always a power of two: torch keeps compiled kernels for every shape that
-    it meets, and with all sizes allowed they come to a gigabyte.
-    """
-    lengths = np.array([window.end - window.start for window in windows], dtype=np.int64)
+def _blocks(windows: Sequence[_Window], *, most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of windows that are computed together, long ones first, at most so many tokens at a time."""
+    lengths = np.array([window.end - window.start + 2 for window in windows], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
-        if len(group):
-            most, start = max(1, BATCH_TOKENS // int(lengths[group[0]] + 2)), 0
-            while start < len(group):
-                size = 1 << (min(most, len(group) - start).bit_length() - 1)
-                yield group[start : start + size]
-                start += size
+    ends = np.cumsum(lengths[order])
+    first = 0
+    while first < len(order):
+        done = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + most, side="right")))
+        yield order[first:last]
+        first = last
 
 
 def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.model.fused import fused_self_attention
 
 
 def scaled_dot_product_attention(
@@ -61,6 +62,15 @@ def padding_mask(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=lengths.device) < lengths[:, None])[:, None, None, :]
 
 
+def causal_mask(width: int, *, device: torch.device | None = None) -> Tensor:
+    """Return the boolean mask (T, T) that lets a query look at itself and at what stands before it.
+
+    >>> causal_mask(3).int().tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    return torch.ones(width, width, dtype=torch.bool, device=device).tril()
+
+
 def rotary_angles(length: int, width: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (T, K/2) of the rotary positions of Su et al. 2021, base 10,000."""
     frequencies = 10_000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)  # (K/2)
@@ -87,7 +97,8 @@ class MultiHeadAttention(nn.Module):
         self.num_heads = num_heads
         self.head_width = hidden_size // num_heads
         self.dropout = dropout
-        self.fused: bool | None = None  # None: fused on accelerators, written out on CPUs, where that is faster
+        self.fused = True
+        """Take the path with fewer passes over memory where it applies; false always computes what is written out."""
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
@@ -114,21 +125,31 @@ class MultiHeadAttention(nn.Module):
         Returns:
             (B, T, D), and the weights (B, H, T, S) or None.
         """
+        dropout = self.dropout if self.training else 0.0
+        fast = self.fused and not need_weights
+        if fast and context is None and dropout == 0.0 and hidden.device.type == "cpu":
+            return self.output(
+                fused_self_attention(self._project(hidden), self.num_heads, mask=mask, angles=angles)
+            ), None
         source = hidden if context is None else context
         query = self._split(self.query(hidden))  # (B, H, T, K)
         key = self._split(self.key(source))  # (B, H, S, K)
         value = self._split(self.value(source))  # (B, H, S, K)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        dropout = self.dropout if self.training else 0.0
-        fused = hidden.device.type != "cpu" if self.fused is None else self.fused
         weights = None
-        if fused and not need_weights:
+        if fast and hidden.device.type != "cpu":
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         else:
             mixed, weights = scaled_dot_product_attention(query, key, value, mask=mask, dropout=dropout)
         joined = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
         return self.output(joined), weights if need_weights else None
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """Compute queries, keys and values side by side, (B, T, 3 D), in one product."""
+        maps = (self.query, self.key, self.value)
+        weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in maps), strict=True))
+        return functional.linear(hidden, weight, bias)
 
     def _split(self, vectors: Tensor) -> Tensor:
         batch, tokens, _ = vectors.shape

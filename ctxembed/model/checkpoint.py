@@ -10,13 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
 from torch import nn
 
-from ctxembed.config import EncoderConfig, PoolingConfig, from_mapping, to_mapping
+from ctxembed.config import DecoderConfig, EncoderConfig, PoolingConfig, from_mapping, to_mapping
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.model.decoder import TransformerDecoder
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import atomic_path, existing, sha256_file, sha256_text, write_json
 from ctxembed.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -24,7 +26,15 @@ from ctxembed.tokenizer import SubwordTokenizer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT, VERSION = "ctxembed-model", 1
-_ENTRIES = {"name": str, "encoder": dict, "pooling": dict, "prompts": dict, "masked_word_head": bool, "files": dict}
+_ENTRIES: dict[str, type | UnionType] = {
+    "name": str,
+    "encoder": dict,
+    "pooling": dict,
+    "prompts": dict,
+    "masked_word_head": bool,
+    "decoder": dict | None,
+    "files": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Checkpoint:
     tokenizer: SubwordTokenizer
     pooling: PoolingConfig
     head: MaskedWordHead | None = None
+    decoder: TransformerDecoder | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
 
@@ -65,7 +76,8 @@ def save_checkpoint(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in _modules(checkpoint).state_dict().items()
+        name: value.detach().to("cpu", dtype).contiguous()
+        for name, value in checkpoint_modules(checkpoint).state_dict().items()
     }
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -89,6 +101,7 @@ def save_checkpoint(
             "pooling": to_mapping(checkpoint.pooling),
             "prompts": dict(checkpoint.prompts),
             "masked_word_head": checkpoint.head is not None,
+            "decoder": None if checkpoint.decoder is None else to_mapping(checkpoint.decoder.config),
             "files": {name: _file_record(path / name) for name in (WEIGHTS_FILE, TOKENIZER_FILE)},
         },
     )
@@ -118,6 +131,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has format version {config.get('version')}, this ctxembed reads {VERSION}: upgrade ctxembed"
         )
+    config.setdefault("decoder", None)  # models made before there were decoders do not speak of one
     if wrong := [name for name, kind in _ENTRIES.items() if not isinstance(config.get(name), kind)]:
         raise ArtifactError(f"{file} is damaged (no usable {', '.join(wrong)}): copy the model anew")
     return config
@@ -139,6 +153,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         encoder_config = from_mapping(EncoderConfig, config["encoder"])
         pooling = from_mapping(PoolingConfig, config["pooling"])
+        decoder_config = None if config["decoder"] is None else from_mapping(DecoderConfig, config["decoder"])
     except InvalidInputError as error:
         raise ArtifactError(f"{path / CONFIG_FILE} is damaged ({error}): copy the model anew") from error
     tokenizer = SubwordTokenizer.load(path)
@@ -151,6 +166,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         name=config["name"],
         encoder=TransformerEncoder(encoder_config),
         head=MaskedWordHead(encoder_config) if config["masked_word_head"] else None,
+        decoder=None if decoder_config is None else TransformerDecoder(encoder_config, decoder_config),
         tokenizer=tokenizer,
         pooling=pooling,
         prompts=config["prompts"],
@@ -158,17 +174,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
     try:
         tensors = load_file(str(path / WEIGHTS_FILE))
-        _modules(checkpoint).load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        checkpoint_modules(checkpoint).load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{path / WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {error}") from error
-    _modules(checkpoint).eval()
+    checkpoint_modules(checkpoint).eval()
     return checkpoint
 
 
-def _modules(checkpoint: Checkpoint) -> nn.ModuleDict:
+def checkpoint_modules(checkpoint: Checkpoint) -> nn.ModuleDict:
+    """Return the networks of a model, by name."""
     modules: dict[str, nn.Module] = {"encoder": checkpoint.encoder}
     if checkpoint.head is not None:
         modules["head"] = checkpoint.head
+    if checkpoint.decoder is not None:
+        modules["decoder"] = checkpoint.decoder
     return nn.ModuleDict(modules)
 
 

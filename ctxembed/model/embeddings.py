@@ -39,14 +39,17 @@ class TokenEmbedding(nn.Module):
                 "sinusoids", sinusoidal_positions(config.max_length, config.hidden_size), persistent=False
             )
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        """Map ids (B, T) to vectors (B, T, D); all tokens belong to segment 0."""
+    def forward(self, token_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Map ids (B, T) to vectors (B, T, D); all tokens belong to segment 0.
+
+        Texts laid end to end are ids (N,) with the position of each token in its text, (N,), and give (N, D).
+        """
         hidden = self.tokens(token_ids)  # (B, T, D)
-        length = token_ids.size(1)
+        places = slice(token_ids.size(-1)) if positions is None else positions
         if self.positions is not None:
-            hidden = hidden + self.positions.weight[:length]
+            hidden = hidden + self.positions.weight[places]
         elif self.sinusoids is not None:
-            hidden = hidden + self.sinusoids[:length].to(hidden.dtype)
+            hidden = hidden + self.sinusoids[places].to(hidden.dtype)
         if self.types is not None:
             hidden = hidden + self.types.weight[0]
         embedded: Tensor = self.dropout(self.norm(hidden))

@@ -16,6 +16,7 @@ from ctxembed.config import EncoderConfig
 from ctxembed.errors import InvalidInputError
 from ctxembed.model.attention import MultiHeadAttention, padding_mask, rotary_angles
 from ctxembed.model.embeddings import TokenEmbedding
+from ctxembed.model.layers import FeedForward, initialise
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +32,6 @@ class EncoderOutput:
     def last(self) -> Tensor:
         """Token vectors of the last layer, (B, T, D)."""
         return self.hidden_states[-1]
-
-
-class FeedForward(nn.Module):
-    """Two linear maps around a non-linearity, applied to each token alone (equation 2; gated: Shazeer 2020)."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.kind = config.feed_forward
-        gates = 1 if self.kind == "gelu" else 2
-        self.inner = nn.Linear(config.hidden_size, gates * config.intermediate_size)
-        self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (B, T, D) to (B, T, D)."""
-        inner = self.inner(hidden)  # (B, T, intermediate), twice that when gated
-        if self.kind == "gelu":
-            inner = functional.gelu(inner)
-        else:
-            gate, value = inner.chunk(2, dim=-1)
-            activate = functional.gelu if self.kind == "geglu" else functional.silu
-            inner = activate(gate) * value
-        outer: Tensor = self.outer(inner)
-        return outer
 
 
 class EncoderLayer(nn.Module):
@@ -95,7 +73,7 @@ class TransformerEncoder(nn.Module):
         self.embedding = TokenEmbedding(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm == "pre" else None
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(
         self,
@@ -145,17 +123,13 @@ class MaskedWordHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
         """Map vectors (M, D) and the embedding table (V, D) to logits (M, V)."""
-        hidden = self.norm(functional.gelu(self.dense(hidden)))
-        return functional.linear(hidden, table, self.bias)
+        return functional.linear(self.transform(hidden), table, self.bias)
 
-
-def _initialise(module: nn.Module) -> None:
-    """Draw weights as BERT does: normal with standard deviation 0.02, biases zero."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Map vectors (M, D) to what is compared with the embedding table, (M, D)."""
+        compared: Tensor = self.norm(functional.gelu(self.dense(hidden)))
+        return compared

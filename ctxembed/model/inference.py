@@ -1,0 +1,189 @@
+"""The encoder laid out for embedding: tokens of many texts in one block without padding, and few, always equal shapes.
+
+``encoder.py`` has the same mathematics to be read; tests hold the two equal. A product of matrices may add up
+in another order when it has another number of rows, and kernels must be prepared for each number that is met.
+Here every linear layer always sees blocks of the same number of rows: a text's vector is the same to
+the last bit whatever else is computed beside it, and memory does not grow with the texts.
+
+Letters: N tokens of a block, R its rows (N and filling), D hidden width, H heads, K head width, T tokens of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ctxembed.model.attention import rotary_angles
+from ctxembed.model.encoder import EncoderLayer, TransformerEncoder
+
+BLOCK = 2048
+"""Tokens computed together; texts longer than that make a block of their own."""
+SMALL = 32
+"""Rows of the blocks of a short input, a query, say: used where they give the same bits as BLOCK rows do."""
+SMALL_LIMIT = 256
+"""Inputs of more tokens are faster as one block."""
+
+
+class InferenceEncoder:
+    """Computes what a ``TransformerEncoder`` computes, in evaluation mode and without gradients."""
+
+    def __init__(self, encoder: TransformerEncoder) -> None:
+        """Lay out the weights of an encoder, on its device and in its number format; it is kept and must not change."""
+        self.encoder = encoder
+        self.block = max(BLOCK, encoder.config.max_length)
+        self._layers = [_Layer(cast(EncoderLayer, layer)) for layer in encoder.layers]
+        self._small = all(part.has_equal_bits(self.block) for part in self._layers[0].linears)
+
+    def __call__(self, token_ids: Tensor, lengths: Sequence[int], *, num_layers: int) -> Tensor:
+        """Encode texts laid end to end.
+
+        Args:
+            token_ids: int64 (N,), special tokens included, N at most ``block``.
+            lengths: T of each text, at most ``max_length``; texts of one length should follow each other.
+            num_layers: Stop after so many layers; 0 is the embedding layer.
+
+        Returns:
+            Token vectors (N, D).
+        """
+        count, config = len(token_ids), self.encoder.config
+        rows = -(-count // SMALL) * SMALL if self._small and count <= SMALL_LIMIT else self.block
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(token_ids.device)  # (N,)
+        embedded = self.encoder.embedding(token_ids, positions)  # (N, D)
+        hidden = functional.pad(embedded, (0, 0, 0, rows - count))  # (R, D)
+        angles = None
+        if config.positions == "rotary":
+            tables = rotary_angles(max(lengths), config.hidden_size // config.num_heads, device=token_ids.device)
+            angles = tuple(table.to(hidden.dtype)[positions, None] for table in tables)  # (N, 1, K/2) each
+        step = SMALL if rows != self.block else self.block
+        for layer in self._layers[:num_layers]:
+            hidden = layer(hidden, runs_of(lengths), angles=angles, step=step)
+        if num_layers == len(self._layers) and self.encoder.final_norm is not None:
+            hidden = self.encoder.final_norm(hidden)
+        return hidden[:count]
+
+
+def runs_of(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield first token, number of texts and their length for each run of texts of one length.
+
+    >>> list(runs_of([3, 3, 2]))
+    [(0, 2, 3), (6, 1, 2)]
+    """
+    start = 0
+    for length, group in groupby(lengths):
+        number = len(list(group))
+        yield start, number, length
+        start += number * length
+
+
+class _Layer:
+    """An encoder layer on a block of tokens."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        attention, self._norm_first = layer.attention, layer.norm_first
+        self._num_heads = attention.num_heads
+        maps = (attention.query, attention.key, attention.value)
+        weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in maps), strict=True))
+        self._project, self._join = _Linear(weight, bias), _Linear.of(attention.output)
+        self._feed_forward = layer.feed_forward
+        self._plain = self._feed_forward.kind == "gelu"
+        self._inner = _Linear.of(self._feed_forward.inner, gelu=self._plain)
+        self._outer = _Linear.of(self._feed_forward.outer)
+        self._attention_norm: Callable[[Tensor], Tensor] = layer.attention_norm
+        self._feed_forward_norm: Callable[[Tensor], Tensor] = layer.feed_forward_norm
+        self.linears = (self._project, self._join, self._inner, self._outer)
+
+    def __call__(
+        self, hidden: Tensor, runs: Iterator[tuple[int, int, int]], *, angles: tuple[Tensor, ...] | None, step: int
+    ) -> Tensor:
+        """Map (R, D) to (R, D)."""
+        normed = self._attention_norm(hidden) if self._norm_first else hidden
+        mixed = self._mix(self._project(normed, step=step), runs, angles)
+        hidden = self._join(mixed, plus=hidden, step=step)
+        if self._norm_first:
+            return self._feed(self._feed_forward_norm(hidden), plus=hidden, step=step)
+        hidden = self._attention_norm(hidden)
+        return self._feed_forward_norm(self._feed(hidden, plus=hidden, step=step))
+
+    def _mix(
+        self, projected: Tensor, runs: Iterator[tuple[int, int, int]], angles: tuple[Tensor, ...] | None
+    ) -> Tensor:
+        """Let the tokens of each text attend to each other: (R, 3 D) to (R, D)."""
+        rows, width = projected.size(0), projected.size(1) // 3
+        parts = projected.view(rows, 3, self._num_heads, width // self._num_heads)
+        if angles is not None:
+            _rotate(parts[: len(angles[0]), :2], angles)
+        mixed = torch.zeros(rows, width, dtype=projected.dtype, device=projected.device)
+        for start, number, length in runs:
+            texts = parts[start : start + number * length].view(number, length, 3, self._num_heads, -1)
+            query, key, value = texts.permute(2, 0, 3, 1, 4)  # (texts, H, T, K) each
+            result = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)  # (texts, T, H, K)
+            mixed[start : start + number * length] = result.reshape(number * length, width)
+        return mixed
+
+    def _feed(self, hidden: Tensor, *, plus: Tensor, step: int) -> Tensor:
+        inner = self._inner(hidden, step=step)
+        return self._outer(inner if self._plain else self._feed_forward.activate(inner), plus=plus, step=step)
+
+
+def _rotate(pairs: Tensor, angles: tuple[Tensor, ...]) -> None:
+    """Turn queries and keys (N, 2, H, K) in place by the angles (N, 1, K/2) of their positions."""
+    cosine, sine = (table[:, None] for table in angles)  # (N, 1, 1, K/2)
+    first, second = pairs.chunk(2, dim=-1)
+    turned = first * cosine - second * sine
+    second.mul_(cosine).addcmul_(first, sine)
+    first.copy_(turned)
+
+
+class _Linear:
+    """A linear layer in blocks of rows; on CPUs with its weight reordered once, GELU and sum done on the way out."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:
+        self._weight, self._bias, self._gelu = weight.detach().contiguous(), bias.detach().contiguous(), gelu
+        self._packed = None
+        if weight.device.type == "cpu" and _has_packed_products():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
+
+    @classmethod
+    def of(cls, layer: nn.Linear, *, gelu: bool = False) -> _Linear:
+        return cls(layer.weight, layer.bias, gelu=gelu)
+
+    def __call__(self, rows: Tensor, *, step: int, plus: Tensor | None = None) -> Tensor:
+        """Map (R, D) to (R, D'), ``step`` rows at a time, and add ``plus``."""
+        if len(rows) == step:
+            return self._product(rows, plus)
+        parts = range(0, len(rows), step)
+        cut = [(rows[i : i + step], None if plus is None else plus[i : i + step]) for i in parts]
+        return torch.cat([self._product(*pair) for pair in cut])
+
+    def has_equal_bits(self, block: int) -> bool:
+        """Tell whether SMALL rows alone give the bits that they give among ``block`` rows."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(block, self._weight.size(1), generator=generator).to(self._weight)
+        with torch.inference_mode():
+            whole = self._product(rows, None)
+            places = (0, SMALL, block - SMALL)
+            return all(torch.equal(self._product(rows[i : i + SMALL], None), whole[i : i + SMALL]) for i in places)
+
+    def _product(self, rows: Tensor, plus: Tensor | None) -> Tensor:
+        result: Tensor
+        if self._packed is None:
+            result = functional.linear(rows, self._weight, self._bias)
+            result = functional.gelu(result) if self._gelu else result
+            return result if plus is None else result + plus
+        product = torch.ops.mkldnn._linear_pointwise
+        if plus is None:
+            result = product(rows, self._packed, self._bias, "gelu" if self._gelu else "none", [], "none")
+        else:
+            result = product.binary(rows, plus, self._packed, self._bias, "add")
+        return result
+
+
+def _has_packed_products() -> bool:
+    """Tell whether this torch offers oneDNN's products with reordered weights, which torch.compile uses too."""
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    return bool(torch._C._has_mkldnn) and all(hasattr(torch.ops.mkldnn, name) for name in names)
