@@ -8,13 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import load_any, long_option, report_long, runtime_options, seed_option, stacked
+from ctxembed.config import PRESETS
+
+from .options import (
+    inputs_argument,
+    load_any,
+    long_option,
+    open_corpus,
+    reading_options,
+    refuse_idle,
+    report_long,
+    runtime_options,
+    seed_option,
+    stacked,
+)
 from .output import emit, format_option, say
 
 if TYPE_CHECKING:
+    from ctxembed.corpus import ReadOptions
     from ctxembed.evaluation.datasets import Kind, Suite
     from ctxembed.evaluation.runner import SystemResult
+    from ctxembed.evaluation.training_speed import Peer
 
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the results as JSON, with versions, seed, fingerprints and hashes of the data.",
+)
 bench_options = stacked(
     click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of data sets (see above)."),
     click.option(
@@ -25,13 +47,7 @@ bench_options = stacked(
         metavar="FOLDER",
         help="Model or static vectors, repeatable; the model that ships by default. [env: CTXEMBED_MODEL]",
     ),
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="Also write the results as JSON, with versions, seed, fingerprints and hashes of the data.",
-    ),
+    output_option,
     format_option,
     seed_option,
     long_option,
@@ -92,6 +108,72 @@ def retrieval(**options: Any) -> None:
     Example:   ctxembed bench retrieval --data cranfield/ -m my-model --format csv
     """
     _run("retrieval", **options)
+
+
+@bench.command()
+@inputs_argument
+@click.option(
+    "--against",
+    "peers",
+    type=click.Choice(["transformers-eager", "transformers-sdpa"]),
+    multiple=True,
+    help="transformers' Trainer with BertForMaskedLM and this attention, repeatable.",
+)
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the model."
+)
+@click.option(
+    "--row-tokens", type=int, multiple=True, default=(128,), show_default=True, help="Row length, repeatable."
+)
+@click.option("--steps", type=int, default=100, show_default=True, help="Optimiser steps of a run.")
+@click.option("--repeats", type=int, default=3, show_default=True, help="Runs of each, in turns.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write JSON."
+)
+@format_option
+@reading_options
+@seed_option
+@runtime_options
+def training(
+    inputs: tuple[str, ...],
+    peers: tuple[Peer, ...],
+    row_tokens: tuple[int, ...],
+    output: Path | None,
+    output_format: str,
+    reading: ReadOptions,
+    device: str,
+    **trial: Any,
+) -> None:
+    """How fast is masked-language training? Tokens a second, and the loss after equal tokens.
+
+    Everybody trains a new model of one size on full rows of INPUT, with the shipped model's tokenizer, in turns.
+
+    \b
+    Example:   ctxembed bench training corpus.txt --against transformers-sdpa --steps 50
+    """
+    from dataclasses import asdict
+
+    from ctxembed.evaluation.training_speed import TrainingTrial, compare_training, full_rows
+    from ctxembed.runtime import default_model, environment, write_json
+    from ctxembed.tokenizer import SubwordTokenizer
+    from ctxembed.training.batches import chunk_texts
+
+    refuse_idle(("device",), "here: training is timed on the CPU")
+    settings = TrainingTrial(**trial)
+    tokenizer = SubwordTokenizer.load(default_model("encoder"))
+    texts = (document.text for document in open_corpus(inputs, reading))
+    store = chunk_texts(texts, tokenizer, max_length=128)
+    rows = []
+    for width in row_tokens:
+        full = full_rows(store, tokenizer, width=width)
+        rows += [asdict(each) for each in compare_training(full, tokenizer, trial=settings, peers=peers, tell=say)]
+    for row in rows:
+        own = next(each for each in rows if each["row_tokens"] == row["row_tokens"])
+        row["times_slower"] = own["tokens_per_second"] / row["tokens_per_second"]
+    if output is not None:
+        record = {"trial": asdict(settings), "inputs": [Path(name).name for name in inputs], "results": rows}
+        write_json(output, {**record, "environment": environment()})
+    emit([{name: value for name, value in row.items() if name != "profile"} for row in rows], output_format)
 
 
 def _run(

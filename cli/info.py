@@ -129,6 +129,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
         "heads": shape.num_heads,
         "vocabulary": shape.vocab_size,
         "max_length": shape.max_length,
+        "decoder_layers": 0 if checkpoint.decoder is None else checkpoint.decoder.config.num_layers,
         "positions": shape.positions,
         "usage_layer": checkpoint.pooling.usage_layer,
         "fingerprint": checkpoint.fingerprint,

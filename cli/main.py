@@ -18,6 +18,7 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "compare": "compare",
+    "reconstruct": "reconstruct",
     "bench": "bench",
     "info": "info",
 }

@@ -6,8 +6,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from .output import say
+
+if TYPE_CHECKING:
+    from ctxembed.config import TrainingConfig
 
 SECONDS_BETWEEN_LINES = 20
 
@@ -30,30 +34,29 @@ def document_bar(label: str, *, total: int | None = None, unit: str = "row") -> 
 
 
 @contextlib.contextmanager
-def training_line(num_steps: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Show loss, tokens a second and the time left: a bar on a terminal, a line now and then elsewhere.
+def training_line(config: TrainingConfig) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Show loss, speed and the time left: a bar on a terminal, a line now and then elsewhere.
 
     Yields:
         A function to call with the metrics of each step.
     """
     from tqdm import tqdm
 
-    with tqdm(total=num_steps, unit="step", disable=None, file=sys.stderr) as bar:
-        started = shown = 0.0
-        first: int | None = None  # a resumed run does not begin at 1
+    total = config.max_steps if config.budget is None else None
+    with tqdm(total=total, unit="step", disable=None, file=sys.stderr) as bar:
+        begun: tuple[float, float] | None = None  # when, and how much was done by then: a resumed run is not at 0
+        shown = 0.0
 
         def report(metrics: Mapping[str, float]) -> None:
-            nonlocal first, shown, started
-            step, now = int(metrics["step"]), time.monotonic()
-            if first is None:
-                first = bar.n = bar.initial = step  # what came before the first report was preparation
-                started = shown = now
-            text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
-            bar.set_postfix_str(text, refresh=False)
+            nonlocal begun, shown
+            step, now, done = int(metrics["step"]), time.monotonic(), metrics["done"]
+            if begun is None:
+                begun, shown, bar.n, bar.initial = (now, done), now, step, step
+            bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
             bar.update(step - bar.n)
-            if bar.disable and (now - shown > SECONDS_BETWEEN_LINES or step == num_steps):
+            if bar.disable and (now - shown > SECONDS_BETWEEN_LINES or done >= 1):
                 shown = now
-                left = (now - started) / max(1, step - first) * (num_steps - step)
-                say(f"step {step}/{num_steps}: {text}, {left / 60:.0f} min left")
+                left = (now - begun[0]) * (1 - done) / max(done - begun[1], 1e-9)
+                say(f"step {step}: loss {metrics['loss']:.3f}, {done:.0%} done, {max(left, 0) / 60:.0f} min left")
 
         yield report

@@ -1,15 +1,15 @@
-"""`ctxembed train`: objectives that make a model, one command each."""
+"""`ctxembed train`: objectives that make a model, one command each, and recipes that mix them."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxembed.config import PRESETS
-
 from .options import (
+    READING,
     inputs_argument,
     open_corpus,
     reading_options,
@@ -18,197 +18,258 @@ from .options import (
     resume_option,
     runtime_options,
     seed_option,
-    stacked,
 )
 from .output import say
-from .progress import training_line
+from .training import budget_option, model_options, objective_options, output_option, run, surroundings, train_one
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
-    from ctxembed.training.targets import VectorTargets
-    from ctxembed.vectors import VectorFolder
 
-output_option = click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where the model goes."
-)
-
-loop_options = stacked(
-    click.option("--max-steps", type=click.IntRange(min=1), default=2000, show_default=True, help="Optimiser steps."),
-    click.option("--batch-tokens", type=int, default=8192, show_default=True, help="Tokens of one step."),
-    click.option("--accumulation", type=int, default=1, show_default=True, help="Micro-batches of one step."),
-    click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak, after warm-up."),
-    click.option("--max-length", type=int, default=128, show_default=True, help="Most tokens of a row in training."),
-    click.option("--save-every", type=int, default=200, show_default=True, help="Steps between checkpoints."),
-    click.option(
-        "--eval-every", type=int, default=500, show_default=True, help="Steps between evaluations on held-out rows."
-    ),
+documents_option = click.option(
+    "--max-documents", type=click.IntRange(min=1), help="Learn from a seeded sample of so many documents."
 )
 
 
 @click.group()
 def train() -> None:
-    """Train an encoder or static vectors on your own text."""
+    """Train an encoder or static vectors on your own text.
+
+    Every command that makes an encoder writes metrics.jsonl while it runs and goes on after a kill with the
+    same command and --resume. With --from it goes on from a model instead of beginning anew.
+    """
 
 
 @train.command()
-@inputs_argument
-@output_option
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the encoder."
-)
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML with [encoder], [tokenizer], [masking] settings; wins over --preset.",
-)
-@click.option(
-    "--tokenizer", type=click.Path(path_type=Path), help="A trained tokenizer; by default one is trained on the corpus."
-)
-@click.option("--vocab-size", type=int, default=16_000, show_default=True, help="Of the tokenizer trained here.")
-@click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
-@loop_options
+@objective_options
+@documents_option
 @reading_options
-@seed_option
-@resume_option
-@runtime_options
+@click.option("--mask-fraction", type=float, help="Share of the tokens to hide.  [default: 0.2]")
+@click.option("--whole-words", is_flag=True, default=None, help="Hide all pieces of a word or none.")
 def mlm(
     inputs: tuple[str, ...],
     output: Path,
-    preset: str,
-    config: Path | None,
-    tokenizer: Path | None,
-    vocab_size: int,
     max_documents: int | None,
     reading: ReadOptions,
-    seed: int,
-    resume: bool,
-    device: str,
-    **loop: Any,
+    mask_fraction: float | None,
+    whole_words: bool | None,
+    **options: Any,
 ) -> None:
-    """Train an encoder from nothing by predicting masked words.
-
-    A killed run goes on with the same command and --resume.
+    """Predict masked words: how an encoder learns a language from nothing but text.
 
     \b
     Example:
       ctxembed train mlm corpus.txt -o model/ --preset tiny --max-steps 80 --seed 7
-      ctxembed train mlm books/*.txt.zst -o model/ --document paragraph --max-documents 500000
+      ctxembed train mlm books/*.txt.zst -o model/ --document paragraph --budget 2h
+      ctxembed train mlm my-field.txt -o adapted/ --from default --learning-rate 2e-4
     """
-    from ctxembed.config import TrainingConfig, from_mapping
-    from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
-    from ctxembed.training.objectives import MaskingConfig
-    from ctxembed.training.recipes import Run, prepare_documents, train_mlm
+    settings = {"mask_fraction": mask_fraction, "whole_words": whole_words}
+    _train_on_text("mlm", inputs, output, settings, options, reading=reading, max_documents=max_documents)
 
-    settings = read_sections(config, "encoder", "tokenizer", "masking")
-    if tokenizer:
-        refuse_idle(("vocab_size",), "with a trained tokenizer")
-    if "vocab_size" in settings["tokenizer"]:
-        refuse_idle(("vocab_size",), f"beside the [tokenizer] vocab_size in {config}")
-    given = SubwordTokenizer.load(tokenizer) if tokenizer else None
-    training = TrainingConfig(seed=seed, **loop)
-    corpus = open_corpus(inputs, reading)
-    documents = prepare_documents(corpus, most=max_documents, seed=seed)
-    with training_line(training.max_steps) as report:
-        train_mlm(
-            documents,
-            run=Run(
-                folder=output,
-                training=training,
-                resume=resume,
-                device=chosen_device(device),
-                report=report,
-                tell=say,
-                notes={"inputs": input_names(inputs)},
-            ),
-            shape={"max_length": max(training.max_length, 128), **PRESETS[preset], **settings["encoder"]},
-            tokenizer=given or from_mapping(TokenizerConfig, {"vocab_size": vocab_size, **settings["tokenizer"]}),
-            masking=from_mapping(MaskingConfig, settings["masking"]),
-        )
-    say(corpus.counts.summary())
-    say(
-        f'the model is in {output}: try  ctxembed compare -m {output} "the [bank] of the river" "the [bank] lent money"'
+
+@train.command()
+@objective_options
+@click.option("--anchor-column", default="anchor", show_default=True, help="Key of one side of a pair.")
+@click.option("--positive-column", default="positive", show_default=True, help="Key of the other side.")
+@click.option("--temperature", type=float, help="Similarities are divided by it.  [default: 0.05]")
+@click.option("--matryoshka", metavar="N,N", help="Widths at which vectors cut short must serve too.")
+@click.option("--piece-tokens", type=int, help="Tokens held at once: a batch larger than memory.")
+def contrastive(
+    inputs: tuple[str, ...],
+    output: Path,
+    anchor_column: str,
+    positive_column: str,
+    temperature: float | None,
+    matryoshka: str | None,
+    piece_tokens: int | None,
+    **options: Any,
+) -> None:
+    """Bring pairs of texts together (jsonl rows with anchor, positive and, if you have them, negatives).
+
+    \b
+    Example:
+      ctxembed train contrastive questions.jsonl -o model/ --from default --learning-rate 1e-4
+      ctxembed train contrastive titles.jsonl -o model/ --from mlm/ --anchor-column title --positive-column abstract
+    """
+    settings = {"temperature": temperature, "matryoshka": _numbers(matryoshka), "piece_tokens": piece_tokens}
+    reading = {"anchor_column": anchor_column, "positive_column": positive_column}
+    train_one("contrastive", inputs, output=output, settings=settings, options=options, reading=reading)
+
+
+@train.command()
+@objective_options
+@documents_option
+@reading_options
+@click.option("--temperature", type=float, help="Similarities are divided by it.  [default: 0.05]")
+@click.option("--dropout", type=float, help="What makes the two views of a text differ.  [default: 0.1]")
+def simcse(
+    inputs: tuple[str, ...],
+    output: Path,
+    max_documents: int | None,
+    reading: ReadOptions,
+    temperature: float | None,
+    dropout: float | None,
+    **options: Any,
+) -> None:
+    """Tell texts apart under dropout: sentence vectors from plain text, without pairs.
+
+    \b
+    Example:
+      ctxembed train simcse sentences.txt -o model/ --from mlm/ --learning-rate 1e-4
+    """
+    train_one(
+        "simcse",
+        inputs,
+        output=output,
+        settings={"temperature": temperature, "dropout": dropout},
+        options=options,
+        reading=vars_of(reading),
+        defaults={"dropout": 0.1},  # a model whose own is 0 can be trained all the same
+        max_documents=max_documents,
     )
 
 
 @train.command()
-@click.option(
-    "--sentences",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a teacher's sentence vectors (ctxembed embed); may be repeated.",
-)
-@click.option(
-    "--words",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a teacher's word vectors (ctxembed embed --unit word); may be repeated.",
-)
-@click.option("--init", required=True, type=click.Path(path_type=Path), help="The model to start from (train mlm).")
-@output_option
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML with [distillation], [masking] and [pooling] settings.",
-)
-@loop_options
-@seed_option
-@resume_option
-@runtime_options
-def distill(
-    sentences: tuple[Path, ...],
-    words: tuple[Path, ...],
-    init: Path,
+@objective_options
+@documents_option
+@reading_options
+@click.option("--delete-fraction", type=float, help="Chance of each word to be deleted.  [default: 0.6]")
+def denoise(
+    inputs: tuple[str, ...],
     output: Path,
-    config: Path | None,
-    seed: int,
-    resume: bool,
-    device: str,
-    **loop: Any,
+    max_documents: int | None,
+    reading: ReadOptions,
+    delete_fraction: float | None,
+    **options: Any,
 ) -> None:
-    """Train a model further to follow a teacher's sentence and word vectors.
+    """Rebuild sentences from one vector with a Transformer decoder, most of their words deleted before (TSDAE).
 
     \b
     Example:
-      ctxembed embed corpus.txt -m hf:teacher/ -o sentences/
-      ctxembed embed corpus.txt -m hf:teacher/ -o words/ --unit word --layer 5
-      ctxembed train distill --init mlm/ --sentences sentences/ --words words/ -o model/
+      ctxembed train denoise sentences.txt -o model/ --from mlm/
+      ctxembed reconstruct "The cat sat on the mat." -m model/
     """
-    from ctxembed.config import PoolingConfig, TrainingConfig, from_mapping
-    from ctxembed.errors import InvalidInputError
-    from ctxembed.model.checkpoint import load_checkpoint
-    from ctxembed.training.objectives import DistillationConfig, MaskingConfig
-    from ctxembed.training.recipes import Run
-    from ctxembed.training.recipes import distill as run_distillation
-    from ctxembed.training.targets import VectorTargets
+    settings = {"delete_fraction": delete_fraction}
+    _train_on_text("denoise", inputs, output, settings, options, reading=reading, max_documents=max_documents)
 
-    if not sentences and not words:
-        raise InvalidInputError("no teacher is named: give --sentences FOLDER, --words FOLDER, or both")
-    settings = read_sections(config, "distillation", "masking", "pooling")
-    training = TrainingConfig(seed=seed, **loop)
-    initial = load_checkpoint(init)
-    of_sentences = teacher_folders(sentences, units=("sentence",))
-    of_words = teacher_folders(words, units=("word", "content-word"))
-    targets = VectorTargets(initial.tokenizer, sentences=of_sentences, words=of_words, max_length=training.max_length)
-    say(f"{len(targets.store):,} texts; {targets.skipped_long:,} longer than {training.max_length} tokens left out")
-    if targets.skipped_vectors:
-        say(f"{targets.skipped_vectors:,} vectors left out: they are zero, or their word has no token")
-    with training_line(training.max_steps) as report:
-        run_distillation(
-            targets,
-            run=Run(
-                folder=output,
-                training=training,
-                resume=resume,
-                device=chosen_device(device),
-                report=report,
-                notes=teacher_notes([*of_sentences, *of_words], targets),
-            ),
-            initial=initial,
-            config=from_mapping(DistillationConfig, settings["distillation"]),
-            masking=from_mapping(MaskingConfig, settings["masking"]),
-            pooling=from_mapping(PoolingConfig, settings["pooling"]) if settings["pooling"] else None,
-        )
-    say(f"the model is in {output}")
+
+@train.command()
+@objective_options
+@click.option("--temperature", type=float, help="Similarities are divided by it.  [default: 0.1]")
+@click.option("--gloss-weight", type=float, help="Of telling a use's gloss from others; 0 leaves it out.  [default: 1]")
+def senses(
+    inputs: tuple[str, ...], output: Path, temperature: float | None, gloss_weight: float | None, **options: Any
+) -> None:
+    """Part the senses of words, from uses labelled by sense (SemCor, WordNet or plain usage rows as jsonl).
+
+    \b
+    Example:
+      ctxembed train senses uses.jsonl -o model/ --from default --learning-rate 1e-4
+    """
+    settings = {"temperature": temperature, "gloss_weight": gloss_weight}
+    train_one("senses", inputs, output=output, settings=settings, options=options)
+
+
+@train.command()
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@model_options
+@documents_option
+@reading_options
+@click.option("--sentences", multiple=True, type=click.Path(), help="Folder of a teacher's sentence vectors.")
+@click.option("--words", multiple=True, type=click.Path(), help="Folder of a teacher's word vectors.")
+@click.option("--sentence-model", metavar="MODEL", help="A teacher to ask for sentence vectors of INPUT.")
+@click.option("--word-model", metavar="MODEL", help="A teacher to ask for word vectors of INPUT.")
+@click.option("--layer", type=int, help="The layer of the word teacher.")
+@click.option("--cache", type=click.Path(), help="Keep what the models say in this folder, a byte a number.")
+@click.option("--cache-limit", type=int, metavar="BYTES", help="Most bytes of it; texts that do not fit are left out.")
+def distill(
+    inputs: tuple[str, ...],
+    output: Path,
+    max_documents: int | None,
+    reading: ReadOptions,
+    sentences: tuple[str, ...],
+    words: tuple[str, ...],
+    sentence_model: str | None,
+    word_model: str | None,
+    layer: int | None,
+    cache: str | None,
+    cache_limit: int | None,
+    **options: Any,
+) -> None:
+    """Follow a teacher's sentence vectors and word-in-context vectors.
+
+    The teacher is a model that is asked about INPUT (its answers kept with --cache), or folders of vectors that
+    `ctxembed embed` made before, without INPUT.
+
+    \b
+    Example:
+      ctxembed train distill text.txt --from mlm/ --word-model hf:mpnet/ --layer 5 --cache teacher/ -o model/
+      ctxembed train distill --from mlm/ --sentences sentences/ --words words/ -o model/
+    """
+    if not inputs:
+        refuse_idle((*READING, "max_documents", "layer", "cache", "cache_limit"), "without INPUT to ask a model about")
+    if not word_model:
+        refuse_idle(("layer",), "without --word-model")
+    if not cache:
+        refuse_idle(("cache_limit",), "without --cache")
+    train_one(
+        "distill",
+        inputs,
+        output=output,
+        settings={},
+        options=options,
+        reading=vars_of(reading) if inputs else None,
+        max_documents=max_documents,
+        teacher={
+            "sentences": list(sentences),
+            "words": list(words),
+            "sentence_model": sentence_model,
+            "word_model": word_model,
+            "layer": layer,
+            "cache": cache,
+            "max_bytes": cache_limit,
+        },
+    )
+
+
+@train.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@output_option
+@click.option("--max-steps", type=click.IntRange(min=1), help="Wins over the recipe's.")
+@budget_option
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Wins over the recipe's.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, compute nothing.")
+@resume_option
+@runtime_options
+def recipe(
+    recipe: Path,
+    output: Path,
+    max_steps: int | None,
+    budget: float | None,
+    seed: int | None,
+    dry_run: bool,
+    resume: bool,
+    device: str,
+) -> None:
+    """Train on a weighted mixture of objectives, written down as TOML (docs/training.md has examples).
+
+    \b
+    Example:
+      ctxembed train recipe recipe.toml -o model/ --budget 10m
+    """
+    from ctxembed.training.recipes import read_recipe
+
+    started = time.perf_counter()
+    values = {"max_steps": max_steps, "budget": budget, "seed": seed}
+    overrides: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if budget is not None:
+        refuse_idle(("max_steps",), "beside --budget, which takes the place of steps")
+    elif max_steps is not None:
+        overrides["budget"] = None  # one in the recipe would leave the steps without effect
+    checked = read_recipe(recipe, overrides=overrides, around=surroundings(recipe.parent))
+    if dry_run:
+        say(f"{recipe} is in order: {len(checked.plans)} objectives on {', '.join(checked.inputs) or 'vector folders'}")
+        return
+    run(checked, output=output, resume=resume, device=device, started=started)
 
 
 @train.command()
@@ -226,7 +287,7 @@ def distill(
     help="Word2Vec's two forms.",
 )
 @click.option("--max-vocabulary", type=int, help="Keep only so many words, the most frequent.")
-@click.option("--max-documents", type=click.IntRange(min=1), help="Train on a seeded sample of so many documents.")
+@documents_option
 @click.option(
     "--workers", type=int, default=1, show_default=True, help="Training threads; only with 1 are two runs equal."
 )
@@ -241,13 +302,14 @@ def static(
     Example:
       ctxembed train static corpus.txt -o static/
     """
-    from ctxembed.training.recipes import prepare_documents
+    from ctxembed.corpus import sample_documents
     from ctxembed.word2vec import StaticConfig, StaticProgress, train_static
 
     config = StaticConfig(seed=seed, **settings)
     require_free(output)
     corpus = open_corpus(inputs, reading)
-    documents = prepare_documents(corpus, most=max_documents, seed=seed)
+    # Several passes are made over it, so a sample is kept.
+    documents = corpus if max_documents is None else sample_documents(corpus, size=max_documents, seed=seed)
     shown = -1
 
     def tell(progress: StaticProgress) -> None:
@@ -263,61 +325,38 @@ def static(
     say(f"{output}: {len(vectors):,} words of width {vectors.dimension}")
 
 
-def read_sections(config: Path | None, *names: str) -> dict[str, dict[str, Any]]:
-    """Read the named sections of a TOML file; one that is not there is empty.
-
-    Raises:
-        InvalidInputError: If the file holds anything else.
-    """
-    from ctxembed.config import check, read_toml
-
-    settings = read_toml(config) if config else {}
-    known = ", ".join(f"[{name}]" for name in names)
-    for name, value in settings.items():
-        check(
-            name in names and isinstance(value, dict), f"{config}: {name!r} is no section of this command: use {known}"
-        )
-    return {name: settings.get(name, {}) for name in names}
-
-
-def teacher_folders(paths: tuple[Path, ...], *, units: tuple[str, ...]) -> list[VectorFolder]:
-    """Open a teacher's vector folders.
-
-    Raises:
-        InvalidInputError: If one holds vectors of another unit.
-    """
-    from ctxembed.config import check
-    from ctxembed.vectors import VectorFolder
-
-    folders = [VectorFolder.open(path) for path in paths]
-    for path, folder in zip(paths, folders, strict=True):
-        found = folder.settings.get("unit")
-        wanted = " or ".join(units)
-        check(found in units, f"{path} holds {found} vectors, need {wanted}: ctxembed embed --unit makes them")
-    return folders
+def _train_on_text(
+    kind: str,
+    inputs: tuple[str, ...],
+    output: Path,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    reading: ReadOptions,
+    max_documents: int | None,
+) -> None:
+    train_one(
+        kind,
+        inputs,
+        output=output,
+        settings=settings,
+        options=options,
+        reading=vars_of(reading),
+        max_documents=max_documents,
+    )
 
 
-def teacher_notes(folders: list[VectorFolder], targets: VectorTargets) -> dict[str, Any]:
-    """Return what training.json keeps of a teacher's vector folders, no paths, and of what was used of them."""
-    return {
-        "teacher_folders": [
-            {**{name: folder.settings.get(name) for name in ("model", "unit", "layer")}, "vectors": len(folder)}
-            for folder in folders
-        ],
-        "texts": len(targets.store),
-        "skipped_long": targets.skipped_long,
-        "skipped_vectors": targets.skipped_vectors,
-    }
+def vars_of(reading: ReadOptions) -> dict[str, Any]:
+    """Return reading options as a recipe writes them."""
+    from ctxembed.config import to_mapping
+
+    return to_mapping(reading)
 
 
-def chosen_device(name: str) -> Any:
-    """Return the device to train on, None for the CPU."""
-    from ctxembed.model.device import choose_device
-
-    device = choose_device(name)
-    return None if device.type == "cpu" else device
-
-
-def input_names(inputs: tuple[str, ...]) -> list[str]:
-    """Return the inputs as training.json keeps them: file names, no paths."""
-    return [Path(name).name for name in inputs]
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: write widths with commas between, 64,128") from error

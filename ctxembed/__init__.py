@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ctxembed.embedder import Embedder
     from ctxembed.errors import ArtifactError, CtxEmbedError, InvalidInputError, MissingInputError, MissingLibraryError
     from ctxembed.index import VectorIndex
+    from ctxembed.reconstruction import Reconstructor
     from ctxembed.search import SemanticSearch
     from ctxembed.static import StaticVectors
     from ctxembed.store import DocumentStore
@@ -34,6 +35,7 @@ _HOMES = {
         "MissingLibraryError",
     ),
     "ctxembed.index": ("VectorIndex",),
+    "ctxembed.reconstruction": ("Reconstructor",),
     "ctxembed.search": ("SemanticSearch",),
     "ctxembed.static": ("StaticVectors",),
     "ctxembed.store": ("DocumentStore",),
@@ -56,6 +58,7 @@ __all__ = [
     "MissingInputError",
     "MissingLibraryError",
     "ReadOptions",
+    "Reconstructor",
     "SemanticSearch",
     "Span",
     "StaticVectors",

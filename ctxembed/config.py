@@ -8,7 +8,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ctxembed.errors import InvalidInputError
 
@@ -84,6 +85,27 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a Transformer decoder, where it is not that of its encoder.
+
+    Width, heads, vocabulary, longest row, positions, placement of the norms and kind of feed-forward are the encoder's.
+    """
+
+    num_layers: int = 2
+    """Decoder layers, each masked self-attention, encoder-decoder attention and feed-forward."""
+    intermediate_size: int | None = None
+    """Inner width of the feed-forward part; the encoder's when None."""
+    dropout: float | None = None
+    """Probability that a unit of a layer is dropped in training; the encoder's when None."""
+
+    def __post_init__(self) -> None:
+        check(self.num_layers >= 1, f"num_layers = {self.num_layers}: must be at least 1")
+        size, dropout = self.intermediate_size, self.dropout
+        check(size is None or size >= 1, f"intermediate_size = {size}: must be at least 1, or left out")
+        check(dropout is None or 0.0 <= dropout < 1.0, f"dropout = {dropout}: must be in [0, 1), or left out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolingConfig:
     """How token vectors become sentence and word vectors."""
 
@@ -101,7 +123,9 @@ class TrainingConfig:
     """One training run: how long, how fast, how often saved."""
 
     max_steps: int = 1000
-    """Optimiser steps."""
+    """Optimiser steps; with a budget they follow from the clock."""
+    budget: float | None = None
+    """Seconds that the whole run may take, preparation included, in place of max_steps."""
     batch_tokens: int = 8192
     """Tokens of one optimiser step, padding included: rows of like length are batched up to it."""
     accumulation: int = 1
@@ -109,7 +133,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup_fraction: float = 0.05
-    """Part of the steps over which the learning rate rises from 0."""
+    """Part of the run over which the learning rate rises from 0."""
     weight_decay: float = 0.01
     """AdamW decay, on matrices only."""
     clip_norm: float = 1.0
@@ -118,21 +142,21 @@ class TrainingConfig:
     """Longer rows are cut in training (never when embedding)."""
     seed: int = 1
     """Decides initial weights, batches, masks and dropout."""
-    log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
     eval_every: int = 500
-    """Steps between evaluations on the held-out rows."""
+    """Steps between evaluations on the held-out items."""
     save_every: int = 500
     """Steps between checkpoints that --resume continues from."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_tokens", "accumulation", "log_every", "eval_every", "save_every"):
+        for name in ("max_steps", "batch_tokens", "accumulation", "eval_every", "save_every"):
             check(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}: must be at least 1")
+        check(self.budget is None or self.budget > 0, f"budget = {self.budget}: must be above 0 seconds")
         check(self.learning_rate > 0, f"learning_rate = {self.learning_rate}: must be above 0")
         check(0 <= self.warmup_fraction < 1, f"warmup_fraction = {self.warmup_fraction}: must be in [0, 1)")
         check(self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must be at least 0")
         check(self.clip_norm > 0, f"clip_norm = {self.clip_norm}: must be above 0")
         check(self.max_length >= 3, f"max_length = {self.max_length}: must be at least 3 (two tokens are special)")
+        check(0 <= self.seed < 2**32, f"seed = {self.seed}: must be from 0 to {2**32 - 1}")
         check(
             self.batch_tokens // self.accumulation >= self.max_length,
             f"batch_tokens / accumulation = {self.batch_tokens // self.accumulation} is less than one row of "
@@ -162,21 +186,37 @@ def from_mapping(kind: type[C], values: Mapping[str, Any]) -> C:
             raise InvalidInputError(f"unknown setting {key!r} for {kind.__name__}: {advice}")
         _check_type(kind.__name__, key, value, hints[key])
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in values]
+    needed = [each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in values]
     check(not missing, f"{kind.__name__} needs {', '.join(missing)}: add it")
     return kind(**values)
 
 
 def _check_type(owner: str, key: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        check(value in choices, f"{owner}.{key} = {value!r}: must be one of {', '.join(map(str, choices))}")
-        return
-    accepted = get_args(hint) or (hint,)  # the members of a union, or the type alone
-    if float in accepted:
-        accepted = (*accepted, int)
-    wrong = not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)
-    check(not wrong, f"{owner}.{key} = {value!r}: must be a {' or '.join(kind.__name__ for kind in accepted)}")
+        choices = ", ".join(map(str, get_args(hint)))
+        check(value in get_args(hint), f"{owner}.{key} = {value!r}: must be one of {choices}")
+    check(_fits(value, hint), f"{owner}.{key} = {value!r}: must be a {_described(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    if kind is Literal:
+        return value in get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, member) for member in get_args(hint))
+    if kind in (tuple, list):
+        return isinstance(value, kind) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _described(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return " or ".join(map(_described, get_args(hint)))
+    return f"list of {_described(get_args(hint)[0])}" if kind in (tuple, list) else str(kind.__name__)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

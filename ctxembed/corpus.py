@@ -17,6 +17,7 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,22 @@ def sample_documents(corpus: Iterable[Document], *, size: int, seed: int) -> lis
         elif (slot := generator.randrange(position + 1)) < size:
             reservoir[slot] = (position, document)
     return [document for _, document in sorted(reservoir, key=lambda entry: entry[0])]
+
+
+def prepare_documents(documents: Iterable[Document], *, most: int | None, seed: int) -> Iterable[Document]:
+    """Return the documents, or a seeded sample of ``most`` of them, which is drawn anew at each pass: none is kept."""
+    require_restartable(documents)
+    return documents if most is None else _Sample(documents, most, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    documents: Iterable[Document]
+    size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(sample_documents(self.documents, size=self.size, seed=self.seed))
 
 
 def require_restartable(documents: Iterable[Document]) -> Iterable[Document]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError
 from ctxembed.runtime import existing, require, sha256_file, sha256_text
 from ctxembed.tokenizer import token_ranges
 from ctxembed.types import LongTexts, Usage, Vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH_TOKENS = 8192
 
@@ -48,10 +52,11 @@ class TransformersEncoder:
             model = transformers.AutoModel.from_pretrained(str(self._path), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{self._path} is no transformers model with safetensors weights: {error}") from error
-        if not hasattr(getattr(model, "encoder", None), "layer"):
-            raise ArtifactError(f"{self._path} is a {type(model).__name__}, not built as BERT is: use another model")
+        if model.config.is_encoder_decoder:
+            raise ArtifactError(f"{self._path} is a {type(model).__name__}, encoder and decoder: use an encoder alone")
         self.long_texts = LongTexts()
         self._model: Any = model.to(self._device, choose_dtype("auto", self._device)).eval()
+        self._layers = _layer_list(model)
 
     @property
     def name(self) -> str:
@@ -70,81 +75,124 @@ class TransformersEncoder:
 
     def encode(self, texts: Sequence[str], *, prompt: str | None = None) -> Vectors:
         """Return float32 (N, D), L2-normalised, in the order given; an empty text is a zero row."""
+        from ctxembed.model.pooling import pool_sentences
+
         result = np.zeros((len(texts), self.dimension), dtype=np.float32)
         full = [number for number, text in enumerate(texts) if text.strip()]
-        for members, hidden, mask, _ in self._run([(prompt or "") + texts[number] for number in full], layer=-1):
-            pooled = (hidden * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-            result[[full[member] for member in members]] = pooled
+        encodings = self._tokenise([(prompt or "") + texts[number] for number in full])
+        for members, hidden, lengths in self._run(encodings, layer=-1):
+            result[[full[member] for member in members]] = pool_sentences(hidden, lengths).cpu().numpy()
         return _unit(result)
 
     def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
-        """Return float32 (N, D), L2-normalised: the mean of the word's tokens at a layer (the last by default)."""
+        """Return float32 (N, D), L2-normalised: the mean of the word's tokens at a layer (the last by default).
+
+        Layer 0 is the embedding and the last comes after the model's final normalisation, if it has one, as in the
+        library's ``hidden_states``.
+        """
+        import torch
+
+        from ctxembed.model.pooling import pool_spans
+
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, usage in enumerate(usages):
             numbers[usage.text].append(number)
-        texts = list(numbers)
+        owners = list(numbers.values())
+        encodings = self._tokenise(list(numbers))
+        words = [
+            _word_places(encoding, [usages[number] for number in own])
+            for encoding, own in zip(encodings, owners, strict=True)
+        ]
         result = np.zeros((len(usages), self.dimension), dtype=np.float32)
-        for members, hidden, _, offsets in self._run(texts, layer=-1 if layer is None else layer):
-            for row, member in enumerate(members):
-                own = numbers[texts[member]]
-                inside = np.flatnonzero(offsets[row][:, 1] > offsets[row][:, 0])
-                places = offsets[row][inside]
-                first, last = token_ranges(places, [usages[i].start for i in own], [usages[i].end for i in own])
-                for number, start, end in zip(own, first, last, strict=True):
-                    if start < end:
-                        result[number] = hidden[row, inside[start:end]].mean(axis=0)
+        for members, hidden, _ in self._run(encodings, layer=-1 if layer is None else layer):
+            rows = np.repeat(np.arange(len(members)), [len(owners[member]) for member in members])
+            starts, ends = np.concatenate([words[member] for member in members], axis=1)
+            chosen = np.concatenate([owners[member] for member in members])
+            there = starts < ends
+            places = (torch.from_numpy(each[there]).to(hidden.device) for each in (rows, starts, ends))
+            result[chosen[there]] = pool_spans(hidden, *places).cpu().numpy()
         return _unit(result)
 
-    def _run(self, texts: Sequence[str], *, layer: int) -> Iterator[tuple[list[int], Any, Any, Any]]:
-        """Yield text numbers, hidden states (B, T, D), mask (B, T) and offsets (B, T, 2), all numpy, in batches."""
-        import torch
-
-        count = len(self._layers())
-        check(-count - 1 <= layer <= count, f"layer = {layer}: {self.name} has layers 0 (embedding) to {count}")
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]), reverse=True)
-        with torch.inference_mode(), self._stopping_at(layer % (count + 1)):
-            while order:
-                size = max(1, BATCH_TOKENS // min(self._max_length, len(texts[order[0]]) // 4 + 8))
-                members, order = order[:size], order[size:]
-                batch = self._tokenizer(
-                    [texts[number] for number in members],
-                    padding=True,
-                    truncation=True,
-                    max_length=self._max_length,
-                    return_offsets_mapping=True,
-                    return_tensors="pt",
-                )
-                self._count_long(batch.encodings)
-                offsets = batch.pop("offset_mapping").numpy().astype(np.int32)
-                # With its later layers set aside, what the encoder ends with is the layer asked for.
-                hidden = self._model(**batch.to(self._device)).last_hidden_state.float().cpu().numpy()
-                yield members, hidden, batch["attention_mask"].cpu().numpy(), offsets
-
-    def _count_long(self, encodings: Sequence[Any]) -> None:
-        for encoding in encodings:
+    def _tokenise(self, texts: list[str]) -> list[Any]:
+        """Return the ``tokenizers`` encoding of each text, cut and not padded, and count what was cut."""
+        if not texts:
+            return []
+        batch = self._tokenizer(texts, truncation=True, max_length=self._max_length)
+        for encoding in batch.encodings:
             if rest := encoding.overflowing:
                 self.long_texts.texts += 1
                 self.long_texts.lost_tokens += sum(part.special_tokens_mask.count(0) for part in rest)
+        return list(batch.encodings)
 
-    def _layers(self) -> Any:
-        return self._model.encoder.layer
+    def _run(self, encodings: Sequence[Any], *, layer: int) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+        """Yield text numbers, hidden states (B, T, D), and lengths (B,) or None, in batches of like length."""
+        import torch
 
-    def _stopping_at(self, layer: int) -> _Shortened:
-        return _Shortened(self._model.encoder, layer)
+        count = self._model.config.num_hidden_layers
+        check(-count - 1 <= layer <= count, f"layer = {layer}: {self.name} has layers 0 (embedding) to {count}")
+        order = sorted(range(len(encodings)), key=lambda number: len(encodings[number]), reverse=True)
+        with torch.inference_mode():
+            while order:
+                size = max(1, BATCH_TOKENS // len(encodings[order[0]]))
+                members, order = order[:size], order[size:]
+                lengths = torch.tensor([len(encodings[member]) for member in members])
+                ids = torch.full((len(members), int(lengths.max())), self._tokenizer.pad_token_id or 0)
+                for row, member in enumerate(members):
+                    ids[row, : lengths[row]] = torch.tensor(encodings[member].ids)
+                padded = bool((lengths != lengths[0]).any())
+                mask = (torch.arange(ids.size(1)) < lengths[:, None]).long() if padded else torch.ones_like(ids)
+                hidden = self._hidden(ids.to(self._device), mask.to(self._device), layer % (count + 1))
+                yield members, hidden, lengths.to(self._device) if padded else None
+
+    def _hidden(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """Return the states of a layer, (B, T, D), without computing later layers where these can be found."""
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if layer == self._model.config.num_hidden_layers:
+            return cast("Tensor", self._model(**inputs).last_hidden_state)
+        if self._layers is None:
+            return cast("Tensor", self._model(**inputs, output_hidden_states=True).hidden_states[layer])
+        hook = self._layers[layer].register_forward_pre_hook(_stop, with_kwargs=True)
+        try:
+            self._model(**inputs)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            hook.remove()
+        raise ArtifactError(f"{self.name} does not say what goes into its layer {layer + 1}: use another model")
 
 
-class _Shortened:
-    """Leaves an encoder with its first layers only while the block runs: later ones would be computed for nothing."""
+class _Reached(Exception):  # noqa: N818 (not an error)
+    """Ends a forward pass at the layer asked for, with what comes into the next one."""
 
-    def __init__(self, encoder: Any, count: int) -> None:
-        self._encoder, self._count = encoder, count
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
 
-    def __enter__(self) -> None:
-        self._all = self._encoder.layer
-        self._encoder.layer = self._all[: self._count]
 
-    def __exit__(self, *error: object) -> None:
-        self._encoder.layer = self._all
+def _stop(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if hidden is not None:
+        raise _Reached(hidden)
+
+
+def _layer_list(model: Any) -> Any:
+    """Return the layers of a model, or None if they are not one list: models that share layers, say."""
+    import torch
+
+    count = model.config.num_hidden_layers
+    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _word_places(encoding: Any, usages: Sequence[Usage]) -> NDArray[np.int64]:
+    """Return the first token of each word and one past its last, (2, N), special tokens counted; equal for none."""
+    offsets = np.array(encoding.offsets, dtype=np.int32)
+    inside = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
+    first, last = token_ranges(offsets[inside], [usage.start for usage in usages], [usage.end for usage in usages])
+    there = first < last
+    places = np.zeros((2, len(usages)), dtype=np.int64)
+    places[:, there] = inside[first[there]], inside[last[there] - 1] + 1
+    return places
 
 
 def _unit(vectors: Vectors) -> Vectors:

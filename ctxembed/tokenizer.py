@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 FILE_NAME = "tokenizer.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_META_SPACES, _BYTE_SPACES = ("▁",), ("Ġ", "Ċ", "ĉ")  # how tokens write space; space, line feed and tab as bytes
 _STANDS_ALONE = regex.compile(r"[\p{P}$+<=>^`|~]")  # what BertPreTokenizer makes a word of its own
+_TIGHT = regex.compile(r" (?=[.,;:!?%…)\]}’”])|(?<=[(\[{‘“]) ")
+_CONTRACTION = regex.compile(r"(?<=\p{L}) ?(['’]) (?=(?:s|t|d|m|ll|re|ve)\b)")
 _SURROGATE = regex.compile("[\ud800-\udfff]")
 _OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
 
@@ -93,14 +96,17 @@ class TokenizerReport:
 class SubwordTokenizer:
     """Text to token ids and back, with exact offsets into the text as it was given."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, text: str | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        self._json = str(tokenizer.to_str())
+        # What a file said is kept as it is: the library rounds the scores of Unigram anew each time it writes them.
+        self._json = text or str(tokenizer.to_str())
         tokenizer.encode_special_tokens = True  # "[SEP]" in somebody's text is text, not a command to the model
-        before = json.dumps(json.loads(self._json)["pre_tokenizer"])
-        self._tokens_hold_spaces = "ByteLevel" in before or "Metaspace" in before
+        state = json.loads(self._json)
+        before = json.dumps(state["pre_tokenizer"])
+        self._markers = _BYTE_SPACES if "ByteLevel" in before else _META_SPACES if "Metaspace" in before else ()
+        self._continuing = state["model"].get("continuing_subword_prefix") or ""
         special = [self._special(name) for name in SPECIAL_TOKENS]
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = special
 
@@ -133,7 +139,10 @@ class SubwordTokenizer:
         path = existing(path)
         file = existing(path / FILE_NAME) if path.is_dir() else path
         try:
-            return cls(Tokenizer.from_file(str(file)))
+            text = file.read_text(encoding="utf-8")
+            asks = json.loads(text)
+            plain = not (asks.get("padding") or asks.get("truncation"))
+            return cls(Tokenizer.from_str(text), text=text if plain else None)
         except Exception as error:  # tokenizers raises bare Exception for any damage
             raise ArtifactError(f"{file} is no tokenizer that can be used ({error}): train it again") from error
 
@@ -160,7 +169,7 @@ class SubwordTokenizer:
         encodings = self._tokenizer.encode_batch(_encodable(texts), add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         offsets = [np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) for encoding in encodings]
-        if self._tokens_hold_spaces:
+        if self._markers:  # tokens hold the space before them
             offsets = [_trim(text, pairs) for text, pairs in zip(texts, offsets, strict=True)]
         return TokenBatch(ids, offsets)
 
@@ -171,6 +180,39 @@ class SubwordTokenizer:
     def vocabulary(self) -> dict[str, int]:
         """Return every token with its id."""
         return dict(self._tokenizer.get_vocab())
+
+    def word_starts(self) -> NDArray[np.bool_]:
+        """Tell which vocabulary entries begin a word when they are met in a row of tokens.
+
+        WordPiece marks the pieces that continue a word, and punctuation stands alone. BPE and Unigram mark
+        the pieces that follow white space, so that punctuation goes with the word before it.
+
+        Returns:
+            bool (V,); special tokens and the unknown token begin a word.
+        """
+        starts = np.zeros(len(self), dtype=np.bool_)
+        for piece, token_id in self.vocabulary().items():
+            starts[token_id] = piece.startswith(self._markers) if self._markers else not self._continues(piece)
+        starts[list(self._special_ids())] = True
+        return starts
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Write tokens as text: words with a space between them, closing punctuation without one before it.
+
+        What the tokenizer folded, such as capitals, stays folded. Special tokens are left out; an unknown token is
+        written as the vocabulary writes it.
+        """
+        from tokenizers import decoders
+
+        left_out = self._special_ids() - {self.unknown_id}
+        pieces = [self.token(token_id) for token_id in ids if token_id not in left_out]
+        if self._markers == _BYTE_SPACES:
+            return str(decoders.ByteLevel().decode(pieces)).strip()
+        if self._markers == _META_SPACES:
+            return str(decoders.Metaspace().decode(pieces)).strip()
+        joined = (piece.removeprefix(self._continuing) if self._continues(piece) else f" {piece}" for piece in pieces)
+        text = "".join(joined).strip()
+        return _CONTRACTION.sub(r"\1", _TIGHT.sub("", text))
 
     def report(self, texts: Iterable[str]) -> TokenizerReport:
         """Measure the tokenizer on texts, in one pass."""
@@ -200,6 +242,12 @@ class SubwordTokenizer:
             vocabulary_used=len(used) / len(self),
             longest_pieces=tuple(pieces[:20]),
         )
+
+    def _continues(self, piece: str) -> bool:
+        return bool(self._continuing) and piece.startswith(self._continuing)
+
+    def _special_ids(self) -> set[int]:
+        return {self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id}
 
     def _special(self, name: str) -> int:
         for candidate in (name, _OTHER_NAMES[name]):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ctxembed.errors import ArtifactError, CtxEmbedError, InvalidInputError
 from ctxembed.runtime import atomic_path, sha256_file, sha256_text, write_json
 from ctxembed.types import Document, Vectors
-from ctxembed.vectors import MANIFEST, Manifest, Part, Row, StoredType, check_part, checked_vectors
+from ctxembed.vectors import MANIFEST, Manifest, Part, Row, StoredType, check_part, checked_vectors, stored_dtype
 
 _PART_FILE = re.compile(r"part-\d{5,}\.(?:npy|parquet)")
 _TEMPORARY = re.compile(r"\.(?:part-\d{5,}\.(?:npy|parquet)|manifest\.json)\.\d+\.tmp")
@@ -49,7 +49,7 @@ class VectorWriter:
             dimension: The width D of every vector.
             part_rows: A part is written once it has this many rows; an append is never split.
             resume: Continue an unfinished folder; a finished one is left as it is.
-            dtype: How vectors are stored.
+            dtype: How vectors are stored; see ``to_stored`` for what int8 costs.
 
         Raises:
             InvalidInputError: If the folder holds something and ``resume`` is off, or holds something else.
@@ -162,8 +162,7 @@ class VectorWriter:
 
     def _stored(self, vectors: Vectors) -> NDArray[Any]:
         """Return a copy in the type of the folder: the caller may use its array again."""
-        with np.errstate(over="ignore"):
-            block = np.array(vectors, dtype=self._manifest.dtype)
+        block = to_stored(vectors, self._manifest.dtype)
         if self._manifest.dtype == "float16" and not np.isfinite(block).all():
             raise InvalidInputError("a vector holds a value beyond 65504, the limit of float16: store float32")
         return block
@@ -193,6 +192,27 @@ class VectorWriter:
     def _replace_manifest(self, **changes: Any) -> None:
         self._manifest = dataclasses.replace(self._manifest, **changes)
         write_json(self._path / MANIFEST, self._manifest.to_json())
+
+
+def to_stored(vectors: Vectors, dtype: StoredType) -> NDArray[Any]:
+    """Return a copy of vectors as a part holds them; ``vectors.from_stored`` turns it back.
+
+    Args:
+        vectors: float32 (N, D), finite.
+        dtype: ``int8`` divides each row by its scale, the largest absolute value / 127, and rounds: a value is off by
+            half a scale at most, and a zero row stays one.
+
+    Returns:
+        Floats (N, D), or for int8 records (N,) of ``scale`` and D ``values``.
+    """
+    if dtype != "int8":
+        with np.errstate(over="ignore"):
+            return np.array(vectors, dtype=dtype)
+    records = np.zeros(len(vectors), dtype=stored_dtype(dtype, vectors.shape[1]))
+    records["scale"] = np.abs(vectors).max(axis=1, initial=0.0) / 127
+    scale = np.maximum(records["scale"], np.finfo(np.float32).tiny)[:, None]
+    records["values"] = np.clip(np.rint(vectors / scale), -127, 127)
+    return records
 
 
 def _begin(path: Path, wanted: Manifest, *, resume: bool) -> Manifest:
@@ -239,16 +259,17 @@ def _remove_leftovers(path: Path, manifest: Manifest) -> None:
 
 
 def _write_npy(path: Path, blocks: Sequence[NDArray[Any]]) -> None:
-    """Write blocks of equal width as one array, without joining them in memory first."""
+    """Write blocks of one width and type as one array, without joining them in memory first."""
+    stored = blocks[0].dtype.newbyteorder("<")
     header = {
-        "descr": blocks[0].dtype.newbyteorder("<").str,
+        "descr": np.lib.format.dtype_to_descr(stored),
         "fortran_order": False,
-        "shape": (sum(map(len, blocks)), blocks[0].shape[1]),
+        "shape": (sum(map(len, blocks)), *blocks[0].shape[1:]),
     }
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for block in blocks:
-            stream.write(block.astype(block.dtype.newbyteorder("<"), copy=False).data)
+            stream.write(block.astype(stored, copy=False).view(np.uint8).data)
 
 
 def _to_table(rows: Sequence[Row]) -> Any:

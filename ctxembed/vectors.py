@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,13 @@ FORMAT = "ctxembed-vectors"
 VERSION = 1
 MANIFEST = "manifest.json"
 
-StoredType: TypeAlias = Literal["float32", "float16"]
+StoredType: TypeAlias = Literal["float32", "float16", "int8"]
+"""How a folder keeps vectors; int8 is a byte for each dimension and a float32 scale for each row."""
 
 _CHECKED_ROWS = 16384
+_OPEN_PARTS = 256
 _PART_NAME = re.compile(r"part-\d{5,}")
+_COLUMNS = ("id", "text", "start", "end", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,18 @@ class Row:
     def content_hash(self) -> str:
         """Sixteen hex digits that change when the text or the span does."""
         return sha256_text(self.text, str(self.start), str(self.end))[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """What the N vectors of a part stand for, in arrays: a text that many words stand in is there once."""
+
+    texts: list[str]
+    """The part's texts, each once."""
+    owners: NDArray[np.int64]
+    """(N,), the number of each row's text, and its characters from ``starts`` (-1 for a whole text) to ``ends``."""
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +123,8 @@ class Manifest:
         try:
             parts = tuple(Part(**part) for part in record["parts"])
             manifest = cls(parts=parts, **{key: record[key] for key in ("complete", "dimension", "dtype", "settings")})
-            sound = manifest.to_json() == record and all(_PART_NAME.fullmatch(part.name) for part in parts)
+            sound = manifest.to_json() == record and manifest.dtype in get_args(StoredType)
+            sound = sound and all(_PART_NAME.fullmatch(part.name) for part in parts)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is damaged ({error!r}): write the folder again") from error
         if not sound:
@@ -183,6 +200,20 @@ def checked_vectors(vectors: NDArray[Any], *, dimension: int, first_row: int = 0
     return array
 
 
+def from_stored(block: NDArray[Any]) -> Vectors:
+    """Return rows of a part as float32 (N, D)."""
+    if block.dtype.names is None:
+        return np.asarray(block, dtype=np.float32)
+    return np.asarray(block["values"] * block["scale"][:, None], dtype=np.float32)
+
+
+def stored_dtype(name: StoredType, dimension: int) -> np.dtype[Any]:
+    """Return the type of a part's array: floats (N, D), or for int8 records (N,) of a scale and D values."""
+    if name == "int8":
+        return np.dtype([("scale", "<f4"), ("values", "i1", (dimension,))])
+    return np.dtype(name)
+
+
 def check_part(folder: Path, part: Part) -> None:
     """Compare both files of a part with the hashes that its manifest has of them.
 
@@ -196,19 +227,14 @@ def check_part(folder: Path, part: Part) -> None:
             raise ArtifactError(f"{folder / file} is damaged (its sha256 differs): write the folder again")
 
 
-def _from_table(table: Any) -> list[Row]:
-    columns = [table[name].to_pylist() for name in ("id", "text", "start", "end", "metadata")]
-    return [
-        Row(name, text, start, end, json.loads(meta)) for name, text, start, end, meta in zip(*columns, strict=True)
-    ]
-
-
 class VectorFolder:
     """A finished vector folder; a part is memory-mapped while it is read, so that memory stays flat."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
         self.manifest = manifest
+        self._ends = np.cumsum([part.rows for part in manifest.parts], dtype=np.int64)
+        self._opened = lru_cache(_OPEN_PARTS)(self._map)
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> VectorFolder:
@@ -249,18 +275,31 @@ class VectorFolder:
     def iter_parts(self) -> Iterator[tuple[list[Row], Vectors]]:
         """Yield each part's rows with their vectors, float32 (N, D); an empty folder yields nothing."""
         for part in self.manifest.parts:
-            yield self._read_rows(part), np.asarray(self._map(part), dtype=np.float32)
+            yield self._read_rows(part), from_stored(self._map(part))
 
     def vectors(self) -> Vectors:
         """Return all vectors, float32 (N, D); a single float32 part stays memory-mapped."""
         if len(self.manifest.parts) == 1 and self.manifest.dtype == "float32":
             return self._map(self.manifest.parts[0])
-        vectors = np.empty((len(self), self.dimension), dtype=np.float32)
-        start = 0
+        return self.take(np.arange(len(self)))
+
+    def take(self, numbers: NDArray[np.int64]) -> Vectors:
+        """Return the vectors of some rows, (N,) from 0 on, as float32 (N, D); only these are read from disk."""
+        result = np.empty((len(numbers), self.dimension), dtype=np.float32)
+        owners = np.searchsorted(self._ends, numbers, side="right")
+        for owner in np.unique(owners):
+            part, chosen = self.manifest.parts[owner], np.flatnonzero(owners == owner)
+            first = self._ends[owner] - part.rows
+            result[chosen] = from_stored(self._opened(part)[numbers[chosen] - first])
+        return result
+
+    def spans(self) -> Iterator[Spans]:
+        """Yield what the rows of each part stand for, in the order of the vectors."""
         for part in self.manifest.parts:
-            vectors[start : start + part.rows] = self._map(part)
-            start += part.rows
-        return vectors
+            table = self._read_table(part, "text", "start", "end")
+            texts = table["text"].combine_chunks().dictionary_encode()
+            starts, ends = (table[name].fill_null(-1).to_numpy() for name in ("start", "end"))
+            yield Spans(texts.dictionary.to_pylist(), texts.indices.to_numpy().astype(np.int64), starts, ends)
 
     def rows(self) -> Iterator[Row]:
         """Yield every row, in the order of the vectors."""
@@ -268,17 +307,25 @@ class VectorFolder:
             yield from self._read_rows(part)
 
     def _read_rows(self, part: Part) -> list[Row]:
+        table = self._read_table(part, *_COLUMNS)
+        columns = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
+        try:
+            return [Row(name, text, start, end, json.loads(metadata)) for name, text, start, end, metadata in columns]
+        except ValueError as error:
+            raise ArtifactError(f"{part.name}.parquet is damaged ({error}): write the folder again") from error
+
+    def _read_table(self, part: Part, *columns: str) -> Any:
         import pyarrow as pa
         import pyarrow.parquet
 
         file = self._path / f"{part.name}.parquet"
         try:
-            rows = _from_table(pyarrow.parquet.read_table(file))
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            table = pyarrow.parquet.read_table(file).select(columns)
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise ArtifactError(f"{file} is damaged ({error}): write the folder again") from error
-        if len(rows) != part.rows:
-            raise ArtifactError(f"{file} has {len(rows)} rows, need {part.rows}: write the folder again")
-        return rows
+        if len(table) != part.rows:
+            raise ArtifactError(f"{file} has {len(table)} rows, need {part.rows}: write the folder again")
+        return table
 
     def _map(self, part: Part) -> NDArray[Any]:
         file = self._path / f"{part.name}.npy"
@@ -286,7 +333,8 @@ class VectorFolder:
             array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(f"{file} is missing or damaged ({error}): write the folder again") from error
-        found, wanted = (array.dtype, array.shape), (np.dtype(self.manifest.dtype), (part.rows, self.dimension))
+        shape = (part.rows,) if self.manifest.dtype == "int8" else (part.rows, self.dimension)
+        found, wanted = (array.dtype, array.shape), (stored_dtype(self.manifest.dtype, self.dimension), shape)
         if found != wanted:
             raise ArtifactError(f"{file} holds {found[0]} {found[1]}, need {wanted[0]} {wanted[1]}: write it again")
         return array

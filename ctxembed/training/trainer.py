@@ -1,7 +1,8 @@
-"""The one training loop: any objective, seeded batches, checkpoints that a killed run continues from.
+"""The one training loop: a mixture of objectives, seeded batches, checkpoints that a killed run continues from.
 
 All chance of a step follows from the seed and the step number, so a resumed run does what an
-uninterrupted one does.
+uninterrupted one does. Where bfloat16 is fast the networks compute in it, and the weights that are
+adjusted are kept beside them in float32.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctxembed.config import TrainingConfig, to_mapping
+from ctxembed.config import TrainingConfig, check, to_mapping
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.model.checkpoint import Checkpoint, checkpoint_modules
 from ctxembed.model.device import is_bfloat16_fast
-from ctxembed.runtime import atomic_path
-from ctxembed.training.batches import TokenRowBatch, TokenRows, collate, micro_batches, plan_epoch, split_rows
+from ctxembed.runtime import atomic_path, keep_memory
+from ctxembed.training import distributed
+from ctxembed.training.batches import micro_batches, plan_epoch, split_rows
+from ctxembed.training.objectives.base import Objective
 
 STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 HELD_OUT_FRACTION, HELD_OUT_MOST = 0.01, 1000
+PROBE_STEPS = 40
+"""Most steps after which a budget's forecast is made, from the later half of them: the first prepare their kernels."""
+PROBE_LEAST, PROBE_FRACTION = 10, 0.05
+"""A forecast needs so many steps, and comes then when so much of the budget has gone by."""
+SMOOTHING = 0.98
+"""Of the running mean of the loss by which divergence is told."""
 
 Report = Callable[[Mapping[str, float]], None]
+
+
+class DivergedError(InvalidInputError):
+    """The loss left the finite numbers, or rose far above where it had been."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An objective in a mixture."""
+
+    objective: Objective[Any]
+    share: float = 1.0
+    """Of the tokens of each step."""
+    weight: float = 1.0
+    """Of its loss in the sum."""
 
 
 @dataclass
@@ -39,137 +64,184 @@ class Progress:
     """Optimiser steps done."""
     tokens: int = 0
     """Real tokens seen, padding excluded."""
+    seconds: float = 0.0
+    """Time spent, over all resumed pieces."""
+    prepared: float = 0.0
+    """Of these, what was spent before the first step."""
+    smooth_loss: float | None = None
+    """Running mean of the loss."""
+    best_loss: float = math.inf
+    """Lowest running mean so far."""
 
 
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Return the learning rate of a step counted from 0: linear warm-up, then half a cosine down to 0.
+def learning_rate_at(done: float, config: TrainingConfig) -> float:
+    """Return the learning rate when a part of the run is done: linear warm-up, then half a cosine down to 0.
 
-    >>> config = TrainingConfig(max_steps=100, learning_rate=1.0, warmup_fraction=0.1)
-    >>> [round(learning_rate_at(step, config), 3) for step in (0, 9, 10, 55, 99)]
-    [0.1, 1.0, 1.0, 0.5, 0.0]
+    >>> config = TrainingConfig(learning_rate=1.0, warmup_fraction=0.1)
+    >>> [round(learning_rate_at(done, config), 3) for done in (0.05, 0.1, 0.55, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
     """
-    warmup = round(config.max_steps * config.warmup_fraction)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.max_steps - warmup)))
+    warmup = config.warmup_fraction
+    if done < warmup:
+        return config.learning_rate * done / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
 
 
 class Trainer:
-    """Runs an objective over a store of rows; everything about the run lies in one folder."""
+    """Trains a model on a mixture of objectives; all that a run needs to go on lies in one folder."""
 
     def __init__(
         self,
-        objective: nn.Module,
-        store: TokenRows,
+        model: Checkpoint,
+        parts: Sequence[Part],
         *,
         config: TrainingConfig,
         folder: Path,
-        pad_id: int,
+        metrics: Path | None = None,
         settings: Mapping[str, Any] | None = None,
         device: torch.device | None = None,
+        started: float | None = None,
     ) -> None:
         """Prepare a run.
 
         Args:
-            objective: A module that satisfies ``Objective``.
-            store: The rows; a seeded hundredth (at most a thousand rows) is held out for evaluation.
+            model: Trained in place; ``finish`` leaves it in float32 on the CPU.
+            parts: The mixture; of each objective's items a seeded hundredth (at most a thousand) is held out.
             config: How long and how fast.
-            folder: Where state.safetensors and metrics.jsonl go.
-            pad_id: The token that fills short rows.
-            settings: What else decides the run (data, objective); a resumed run must have the same.
+            folder: Where state.safetensors goes.
+            metrics: The file of the loss curve; metrics.jsonl in ``folder`` by default.
+            settings: What else decides the run; a resumed run must have the same.
             device: Where to compute; the CPU by default.
+            started: When a budget's clock began (``time.perf_counter``); now by default.
+
+        Raises:
+            InvalidInputError: If a share or weight is not positive.
         """
-        self.objective = objective
-        self.store = store
-        self.config = config
-        self.folder = folder
-        self.pad_id = pad_id
+        for part in parts:
+            check(part.share > 0, f"share = {part.share} of {part.objective.kind}: must be above 0")
+            check(part.weight > 0, f"weight = {part.weight} of {part.objective.kind}: must be above 0")
+        self.model, self.parts, self.config, self.folder = model, parts, config, folder
+        self.metrics_file = metrics or folder / METRICS_FILE
         self.device = device or torch.device("cpu")
-        self.objective.to(self.device)
-        self.settings = json.loads(json.dumps({**to_mapping(config), **(settings or {})}))
-        self.rows, self.held_out = split_rows(
-            len(store), fraction=HELD_OUT_FRACTION, most=HELD_OUT_MOST, seed=config.seed
-        )
-        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in self.parameters if parameter.ndim >= 2]
-        others = [parameter for parameter in self.parameters if parameter.ndim < 2]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            fused=True,
-        )
         self.progress = Progress()
-        self._autocast = is_bfloat16_fast(self.device)
+        self.settings = json.loads(json.dumps({**to_mapping(config), **(settings or {})}))
+        self._shares = [part.share / sum(each.share for each in parts) for part in parts]
+        self._marks = _marks([part.objective.kind for part in parts])
+        self._dealt = [
+            split_rows(len(part.objective.costs), fraction=HELD_OUT_FRACTION, most=HELD_OUT_MOST, seed=config.seed)
+            for part in parts
+        ]
+        objectives = nn.ModuleList(part.objective for part in parts)
+        self._modules = nn.ModuleDict({"model": checkpoint_modules(model), "objectives": objectives}).to(self.device)
+        self._networks = {name: weight for name, weight in self._modules.named_parameters() if weight.requires_grad}
+        self._low_precision = is_bfloat16_fast(self.device)
+        self._weights = {name: nn.Parameter(weight.detach().clone()) for name, weight in self._networks.items()}
+        if self._low_precision:  # the model alone: what objectives add to it is small
+            for weight in self._modules["model"].parameters():  # fixed positions are no parameter: they stay exact
+                weight.data = weight.data.to(torch.bfloat16)
+        self._optimiser = self._make_optimiser()
+        self._started = time.perf_counter() if started is None else started
 
     def fit(
-        self, *, report: Report | None = None, evaluate: Callable[[], Mapping[str, float]] | None = None
+        self,
+        *,
+        report: Report | None = None,
+        evaluate: Callable[[], Mapping[str, float]] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> Progress:
-        """Train up to ``max_steps``, from where the run stands.
+        """Train from where the run stands until its steps are done or its time is up.
 
         Args:
-            report: Called after every step with loss, tokens_per_second, step and the objective's metrics.
+            report: Called after every step with its line of metrics.jsonl and ``done``, the part of the run behind it.
             evaluate: Measures something else at every evaluation; its figures join metrics.jsonl.
+            tell: Called with a budget's forecast, and with what became of it.
 
         Returns:
             Where the run stands now.
+
+        Raises:
+            InvalidInputError: If nothing of the budget is left for the first step.
+            DivergedError: If the loss is no number any more, or far above its lowest.
         """
-        config = self.config
-        self.folder.mkdir(parents=True, exist_ok=True)
-        batches = self._batches()
-        window: list[Mapping[str, float]] = []
-        while self.progress.step < config.max_steps:
-            metrics = self._step(batches)
-            window.append(metrics)
-            step = self.progress.step
-            last = step == config.max_steps
+        keep_memory()
+        if distributed.rank() == 0:
+            self.metrics_file.parent.mkdir(parents=True, exist_ok=True)
+        config, streams = self.config, self._streams()
+        before, forecast = self.progress.seconds, None
+        self._tell_time(before)
+        if self.progress.step == 0:
+            self.progress.prepared = self.progress.seconds
+            check(
+                config.budget is None or self.progress.prepared < config.budget,
+                f"budget = {config.budget}: preparing took {self.progress.prepared:.1f} seconds, raise it",
+            )
+        probe = [(self.progress.seconds, self.progress.tokens)]
+        done = self._done()
+        while done < 1:
+            metrics = self._step(streams, done)
+            self._tell_time(before)
+            step, done = self.progress.step, self._done()
+            self._log(metrics)
             if report is not None:
-                report({**metrics, "step": float(step)})
-            if step % config.log_every == 0 or last:
-                self._log(_means(window))
-                window.clear()
-            if step % config.eval_every == 0 or last:
+                report({**metrics, "step": float(step), "done": done})
+            if config.budget is not None and forecast is None:
+                probe.append((self.progress.seconds, self.progress.tokens))
+                forecast = self._forecast(probe, step)
+                if forecast and tell:
+                    tell(f"forecast: {forecast[0]:,} steps and {forecast[1]:,} tokens in {config.budget:,.0f} s")
+            if step % config.eval_every == 0 or done >= 1:
                 self._log({**self.evaluate(), **(evaluate() if evaluate else {})})
-            if step % config.save_every == 0 or last:
+            if step % config.save_every == 0 or done >= 1:
                 self.save()
-        self.objective.eval()
+        if forecast and tell:
+            tell(
+                f"forecast {forecast[0]:,} steps, {forecast[1]:,} tokens; done {self.progress.step:,} steps, "
+                f"{self.progress.tokens:,} tokens in {self.progress.seconds:,.0f} s"
+            )
         return self.progress
 
     def evaluate(self) -> dict[str, float]:
-        """Return the objective's mean loss and metrics over the held-out rows, named ``eval_...``."""
-        config = self.config
-        batches = plan_epoch(
-            self.store.lengths,
-            self.held_out,
-            batch_tokens=config.batch_tokens // config.accumulation,
-            seed=config.seed,
-            epoch=0,
-        )
-        generator = torch.Generator().manual_seed(config.seed)
-        self.objective.eval()
-        results = []
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            for rows in batches:
-                loss = self.objective(self._batch(rows), generator)
-                results.append({"loss": loss.value.item(), **loss.metrics})
-        return {f"eval_{name}": value for name, value in _means(results).items()}
+        """Return each objective's mean metrics over its held-out items, named ``eval_...``."""
+        self._modules.eval()
+        figures: dict[str, float] = {}
+        with torch.no_grad():
+            for number, part in enumerate(self.parts):
+                batches = plan_epoch(
+                    part.objective.costs,
+                    self._dealt[number][1],
+                    batch_tokens=self._micro_tokens(number),
+                    seed=self.config.seed,
+                    epoch=0,
+                )
+                results = [self._loss(part, items, seed=(self.config.seed, 0xE7A1, number))[1] for items in batches]
+                means = _means(results)
+                figures["eval_loss"] = figures.get("eval_loss", 0.0) + part.weight * means.pop("loss")
+                figures |= {f"eval_{name}{self._marks[number]}": value for name, value in means.items()}
+        return figures
+
+    def finish(self) -> None:
+        """Leave the trained weights in the model: float32, on the CPU, in evaluation mode."""
+        self._modules.to("cpu", torch.float32).eval()
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                self._networks[name].copy_(weight)
 
     def save(self) -> None:
         """Write all that is needed to go on, in one file that appears whole or not at all."""
         from safetensors.torch import save_file
 
-        tensors = {f"model.{name}": value.contiguous() for name, value in self.objective.state_dict().items()}
-        for number, parameter in enumerate(self.parameters):
-            state = self.optimiser.state[parameter]
-            if state:
-                tensors[f"first.{number}"], tensors[f"second.{number}"] = state["exp_avg"], state["exp_avg_sq"]
+        if distributed.rank() != 0:
+            return
+        tensors = {f"weight.{name}": weight.detach() for name, weight in self._weights.items()}
+        for name, weight in self._weights.items():
+            state = self._optimiser.state[weight]
+            tensors[f"first.{name}"], tensors[f"second.{name}"] = state["exp_avg"], state["exp_avg_sq"]
         metadata = {"progress": json.dumps(vars(self.progress)), "settings": json.dumps(self.settings)}
         with atomic_path(self.folder / STATE_FILE) as temporary:
-            save_file(tensors, str(temporary), metadata=metadata)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), metadata)
 
     def resume(self) -> bool:
-        """Take up the run that the folder holds; false if there is none yet.
+        """Take up the run that the folder holds; false if nothing was saved yet.
 
         Raises:
             InvalidInputError: If the run was started with other settings.
@@ -178,89 +250,168 @@ class Trainer:
         from safetensors import SafetensorError, safe_open
 
         file = self.folder / STATE_FILE
-        if not file.exists():
-            self._forget_later_metrics()
-            return False
-        try:
-            with safe_open(str(file), framework="pt") as state:
-                metadata = state.metadata()
-                tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{file} cannot be read ({error}): delete {self.folder} and start anew") from error
-        _refuse_other_settings(json.loads(metadata["settings"]), self.settings)
-        self._restore(tensors, Progress(**json.loads(metadata["progress"])))
+        if file.exists():
+            try:
+                with safe_open(str(file), framework="pt") as state:
+                    metadata = state.metadata()
+                    tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise ArtifactError(f"{file} cannot be read ({error}): delete {self.folder} and start anew") from error
+            _refuse_other_settings(json.loads(metadata["settings"]), self.settings)
+            self._restore(tensors, Progress(**json.loads(metadata["progress"])))
         self._forget_later_metrics()
-        return True
+        return file.exists()
 
-    def _restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+    def _restore(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         self.progress = progress
-        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        self.objective.load_state_dict(model)
-        for number, parameter in enumerate(self.parameters):
-            if f"first.{number}" in tensors:
-                self.optimiser.state[parameter] = {
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(tensors[f"weight.{name}"])
+                self._optimiser.state[weight] = {
                     "step": torch.tensor(float(progress.step), device=self.device),
-                    "exp_avg": tensors[f"first.{number}"].to(self.device),
-                    "exp_avg_sq": tensors[f"second.{number}"].to(self.device),
+                    "exp_avg": tensors[f"first.{name}"].to(self.device),
+                    "exp_avg_sq": tensors[f"second.{name}"].to(self.device),
                 }
+                self._networks[name].copy_(weight)
 
-    def _batches(self) -> Iterator[NDArray[np.int64]]:
-        config = self.config
-        return micro_batches(
-            self.store.lengths,
-            self.rows,
-            batch_tokens=config.batch_tokens // config.accumulation,
-            seed=config.seed,
-            skip=self.progress.step * config.accumulation,
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        matrices = [weight for weight in self._weights.values() if weight.ndim >= 2]
+        others = [weight for weight in self._weights.values() if weight.ndim < 2]
+        return torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            fused=True,
         )
 
-    def _step(self, batches: Iterator[NDArray[np.int64]]) -> dict[str, float]:
-        config, started = self.config, time.perf_counter()
-        step = self.progress.step
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout draws from the global generator
-        self.objective.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        tokens, results = 0, []
-        for _ in range(config.accumulation):
-            batch = self._batch(next(batches))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-                loss = self.objective(batch, generator)
-            (loss.value / config.accumulation).backward()
-            tokens += batch.num_tokens
-            results.append({"loss": loss.value.item(), **loss.metrics})
-        for parameter in self.parameters:
-            if parameter.grad is None:  # its part had no target: it steps all the same, as a resumed run assumes
-                parameter.grad = torch.zeros_like(parameter)
-        metrics = _means(results)
-        if not math.isfinite(metrics["loss"]):
-            raise InvalidInputError(
-                f"the loss became {metrics['loss']} at step {step + 1}: lower learning_rate ({config.learning_rate})"
-            )
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
-        rate = learning_rate_at(step, config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.progress.step += 1
-        self.progress.tokens += tokens
-        speed = tokens / (time.perf_counter() - started)
-        return {**metrics, "gradient_norm": norm.item(), "learning_rate": rate, "tokens_per_second": speed}
+    def _micro_tokens(self, number: int) -> int:
+        """Tokens of one batch of an objective, at least one row's."""
+        tokens = int(self.config.batch_tokens * self._shares[number])
+        return max(self.config.max_length, tokens // self._pieces(number))
 
-    def _batch(self, rows: NDArray[np.int64]) -> TokenRowBatch:
-        batch = collate(self.store, rows, pad_id=self.pad_id)
-        return TokenRowBatch(batch.rows, batch.ids.to(self.device), batch.lengths.to(self.device))
+    def _pieces(self, number: int) -> int:
+        return 1 if self.parts[number].objective.compares_rows else self.config.accumulation
+
+    def _streams(self) -> list[Iterator[NDArray[np.int64]]]:
+        """Return for each objective its batches from here on."""
+        return [
+            micro_batches(
+                part.objective.costs,
+                self._dealt[number][0],
+                batch_tokens=self._micro_tokens(number),
+                seed=self.config.seed,
+                skip=self.progress.step * self._pieces(number),
+            )
+            for number, part in enumerate(self.parts)
+        ]
+
+    def _step(self, streams: Sequence[Iterator[NDArray[np.int64]]], done: float) -> dict[str, float]:
+        config, step = self.config, self.progress.step
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout draws from the global generator
+        self._modules.train()
+        metrics: dict[str, float] = {"loss": 0.0}
+        for number, part in enumerate(self.parts):
+            batches = [next(streams[number]) for _ in range(self._pieces(number))]
+            costs = [float(part.objective.costs[items].sum()) for items in batches]
+            results = []
+            for piece, items in enumerate(batches):
+                value, figures, tokens = self._loss(part, items, seed=(config.seed, step, number, piece))
+                share = costs[piece] / sum(costs)
+                torch.autograd.backward(value * (part.weight * share))
+                metrics["loss"] += figures.pop("loss") * part.weight * share
+                self.progress.tokens += tokens
+                results.append(figures)
+            metrics |= {f"{name}{self._marks[number]}": value for name, value in _means(results).items()}
+        norm = self._gradients()
+        self._watch(metrics["loss"], norm)
+        first = 1 / config.max_steps if config.budget is None else 0.0
+        rate = learning_rate_at(done + 0.5 * (done / step if step else first), config)  # at the middle of the step
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._networks.values()), list(self._weights.values()))
+        self.progress.step += 1
+        return {**metrics, "gradient_norm": norm, "learning_rate": rate}
+
+    def _loss(
+        self, part: Part, items: NDArray[np.int64], *, seed: tuple[int, ...]
+    ) -> tuple[Tensor, dict[str, float], int]:
+        """Return this process's part of a batch's mean loss, the metrics of all processes, and all their tokens."""
+        own = np.resize(items, max(len(items), distributed.world_size()))[
+            distributed.rank() :: distributed.world_size()
+        ]
+        batch = part.objective.prepare(own, seed=seed).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low_precision):
+            loss = part.objective(self.model, batch)
+        count = distributed.total(loss.count, self.device)
+        metrics = {"loss": loss.value.item(), **loss.metrics}
+        tokens = int(distributed.total(batch.num_tokens, self.device))
+        return loss.value * (loss.count / max(count, 1)), distributed.mean_metrics(metrics, loss.count), tokens
+
+    def _gradients(self) -> float:
+        """Move gradients from the networks to the weights, summed over processes and clipped; return their norm."""
+        for name, weight in self._weights.items():
+            gradient = self._networks[name].grad
+            self._networks[name].grad = None
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            if gradient is None:  # its objective had nothing to say: it steps all the same, as a resumed run assumes
+                weight.grad.zero_()
+            else:
+                weight.grad.copy_(gradient)
+        distributed.add_gradients(self._weights.values())
+        return nn.utils.clip_grad_norm_(self._weights.values(), self.config.clip_norm).item()
+
+    def _watch(self, loss: float, norm: float) -> None:
+        """Stop a run that has gone wrong."""
+        progress = self.progress
+        where = f"at step {progress.step + 1}: lower learning_rate ({self.config.learning_rate})"
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss became {loss} {where}")
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient's norm became {norm} {where}")
+        smooth = loss if progress.smooth_loss is None else SMOOTHING * progress.smooth_loss + (1 - SMOOTHING) * loss
+        progress.smooth_loss, progress.best_loss = smooth, min(progress.best_loss, smooth)
+        if smooth > 1 + 1.5 * progress.best_loss:
+            raise DivergedError(f"the loss rose from {progress.best_loss:.3g} to {smooth:.3g} (running means) {where}")
+
+    def _tell_time(self, before: float) -> None:
+        """Note the time spent, in all pieces of the run and by the first process's clock."""
+        self.progress.seconds = distributed.from_first(before + time.perf_counter() - self._started, self.device)
+
+    def _done(self) -> float:
+        """Return which part of the training is done; 1 or more when it is over."""
+        budget, prepared = self.config.budget, self.progress.prepared
+        if budget is not None:
+            return (self.progress.seconds - prepared) / (budget - prepared)
+        return self.progress.step / self.config.max_steps
+
+    def _forecast(self, probe: Sequence[tuple[float, int]], step: int) -> tuple[int, int] | None:
+        """Return steps and tokens that the budget allows, once enough steps have been timed."""
+        budget, steps = self.config.budget or 0.0, len(probe) - 1
+        if steps < PROBE_LEAST or (steps < PROBE_STEPS and probe[-1][0] - probe[0][0] < PROBE_FRACTION * budget):
+            return None
+        middle = probe[steps // 2]
+        seconds, tokens = probe[-1][0] - middle[0], probe[-1][1] - middle[1]
+        rest = (budget - probe[-1][0]) / max(seconds, 1e-9)
+        return round(step + rest * (steps - steps // 2)), round(self.progress.tokens + rest * tokens)
 
     def _log(self, metrics: Mapping[str, float]) -> None:
-        line: dict[str, float] = {"step": self.progress.step, "tokens": self.progress.tokens}
+        if distributed.rank() != 0:
+            return
+        progress = self.progress
+        line: dict[str, float] = {"step": progress.step}
         line |= {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
+        line |= {"tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def _forget_later_metrics(self) -> None:
         """Drop lines that the killed run wrote after its last checkpoint: those steps are done again."""
-        file = self.folder / METRICS_FILE
-        if not file.exists():
+        file = self.metrics_file
+        if not file.exists() or distributed.rank() != 0:
             return
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
@@ -268,16 +419,32 @@ class Trainer:
             temporary.write_text("".join(kept), encoding="utf-8")
 
 
-def _means(results: list[Any]) -> dict[str, float]:
+def _marks(kinds: Sequence[str]) -> list[str]:
+    """Return what is put after the names of each objective's metrics: a number where a kind comes more than once.
+
+    >>> _marks(["mlm", "senses", "mlm"])
+    ['_1', '', '_2']
+    """
+    return [f"_{kinds[: n + 1].count(kind)}" if kinds.count(kind) > 1 else "" for n, kind in enumerate(kinds)]
+
+
+def _means(results: list[dict[str, float]]) -> dict[str, float]:
     """Average each metric over the results that have it."""
     names = dict.fromkeys(name for result in results for name in result)
     return {name: float(np.mean([result[name] for result in results if name in result])) for name in names}
 
 
-def _refuse_other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _refuse_other_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str = "") -> None:
+    """Name the first setting that differs, alone however deep it lies."""
     for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
+        old, new = (
+            {str(number): part for number, part in enumerate(value, start=1)} if isinstance(value, list) else value
+            for value in (before.get(name), now.get(name))
+        )
+        if isinstance(old, dict) and isinstance(new, dict):
+            _refuse_other_settings(old, new, where=f"{where}{name}.")
+        elif old != new:
             raise InvalidInputError(
-                f"the run was started with {name} = {before.get(name)!r}, now it is {now.get(name)!r}: "
+                f"the run was started with {where}{name} = {old!r}, now it is {new!r}: "
                 "resume with the same settings, or start another run elsewhere"
             )
