@@ -120,7 +120,8 @@ MISTAKES = {
     "learning rate": ("train mlm rows.jsonl -o out --learning-rate -1", "learning_rate = -1.0: must be above 0"),
     "model in the way": ("train mlm rows.jsonl -o {model}", "model already holds a model: choose another output"),
     "nothing to resume": ("train mlm rows.jsonl -o out --resume", "out holds no run to resume: leave out --resume"),
-    "no teacher": ("train distill --init {model} -o out", "no teacher is named: give --sentences FOLDER"),
+    "missing start": ("train mlm rows.jsonl --from nowhere -o out", "nowhere does not exist: check the spelling"),
+    "no teacher": ("train distill --from {model} -o out", r"distill needs a teacher: .*\(--sentences, --words\)"),
     "too few words": ("train static rows.jsonl -o out --min-count 99", "no word occurs min_count = 99 times"),
     "no data to score": ("bench sentences -m {model}", "no set of sentence pairs ships .* --data"),
 }
@@ -162,6 +163,7 @@ USAGE_ERRORS = {
     "unknown preset": ("train mlm rows.txt -o out --preset huge", "'huge' is not one of 'tiny', 'mini'"),
     "no step": ("train mlm rows.txt -o out --max-steps 0", "0 is not in the range x>=1"),
     "negative seed": ("train mlm rows.txt -o out --seed -1", "-1 is not in the range 0<=x<=4294967295"),
+    "no time": ("train mlm rows.txt -o out --budget soon", "'soon' is no time: write 90s, 10m, 2h or 1d"),
     "missing settings file": ("train mlm rows.txt -o out --config nowhere.toml", "File 'nowhere.toml' does not exist"),
 }
 
@@ -189,10 +191,11 @@ def test_training_that_was_ended_by_a_signal_resumes(
 ) -> None:
     (tmp_path / "corpus.txt").write_text("".join(f"The bank of town {n} lent money.\n" for n in range(40)))
     training = ["train", "mlm", "corpus.txt", "-o", "model", "--preset", "tiny", "--vocab-size", "150"]
-    training += ["--max-steps", "6", "--save-every", "4", "--batch-tokens", "256", "--max-length", "16"]
+    training += ["--max-steps", "6", "--checkpoint-every", "4", "--batch-tokens", "256", "--max-length", "16"]
     ended = python(TRAIN_UNTIL_FIRST_CHECKPOINT.format(signal=name), *training)
     assert (ended.returncode, ended.stdout) == (code, "")
-    assert re.fullmatch(r"the tokenizer learned from 40 documents .*\n" + re.escape(message), ended.stderr)
+    prepared = r"the tokenizer learned from 40 documents .*\n40 documents\n"
+    assert re.fullmatch(prepared + re.escape(message), ended.stderr)
     assert "its training is unfinished: --resume it" in run("info", "model", code=3).stderr
     assert "holds an unfinished run: --resume it, or delete" in run(*training, code=1).stderr
     run(*training, "--resume")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from ctxembed.config import PoolingConfig
+from ctxembed.config import DecoderConfig, PoolingConfig
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.model.checkpoint import Checkpoint, load_checkpoint, read_config, save_checkpoint
+from ctxembed.model.decoder import TransformerDecoder
 from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
 
 FILES = ("README.md", "config.json", "model.safetensors", "tokenizer.json", "training.json")
@@ -29,9 +30,21 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
+@pytest.fixture
+def with_decoder(checkpoint: Checkpoint) -> Checkpoint:
+    torch.manual_seed(2)
+    config = DecoderConfig(num_layers=1, intermediate_size=40, dropout=0.25)
+    return replace(checkpoint, decoder=TransformerDecoder(checkpoint.encoder.config, config))
+
+
 def states(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    head = {} if checkpoint.head is None else checkpoint.head.state_dict()
-    return {**checkpoint.encoder.state_dict(), **{f"head.{name}": value for name, value in head.items()}}
+    parts = {"": checkpoint.encoder, "head.": checkpoint.head, "decoder.": checkpoint.decoder}
+    return {
+        prefix + name: value
+        for prefix, part in parts.items()
+        if part is not None
+        for name, value in part.state_dict().items()
+    }
 
 
 def fingerprint_of(checkpoint: Checkpoint, folder: Path, **options: Any) -> str:
@@ -125,6 +138,73 @@ def test_two_saves_of_one_model_are_equal_byte_for_byte(checkpoint: Checkpoint, 
     for name in ("one", "two"):
         save_checkpoint(tmp_path / name, checkpoint)
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in FILES)
+
+
+# The decoder
+
+
+def test_a_decoder_comes_back_bit_for_bit(with_decoder: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", with_decoder, dtype=torch.float32)
+    again = load_checkpoint(tmp_path / "m")
+    assert again.decoder is not None
+    assert with_decoder.decoder is not None
+    assert again.decoder.config == with_decoder.decoder.config
+    before, after = states(with_decoder), states(again)
+    assert before.keys() == after.keys()
+    assert any(name.startswith("decoder.") for name in before)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(module.training for module in again.decoder.modules())
+
+
+def test_a_model_without_decoder_says_so(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", checkpoint)
+    assert read_config(tmp_path / "m")["decoder"] is None
+    assert load_checkpoint(tmp_path / "m").decoder is None
+
+
+def test_a_folder_from_before_there_were_decoders_loads_with_its_fingerprint(
+    checkpoint: Checkpoint, folder: Path
+) -> None:
+    change_config(folder, lambda config: config.pop("decoder"))
+    assert "decoder" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert load_checkpoint(folder).decoder is None
+    assert load_checkpoint(folder).fingerprint == checkpoint.fingerprint
+
+
+def test_fingerprint_does_not_change_with_the_shape_of_the_decoder(with_decoder: Checkpoint, tmp_path: Path) -> None:
+    before = fingerprint_of(with_decoder, tmp_path / "m")
+    change_config(tmp_path / "m", lambda config: config["decoder"].update(dropout=0.5))
+    after = load_checkpoint(tmp_path / "m")
+    assert after.decoder is not None
+    assert after.decoder.config.dropout == 0.5
+    assert after.fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (True, r"no usable decoder"),
+        ({"num_layers": 0}, "num_layers = 0: must be at least 1"),
+        ({"layers": 2}, "unknown setting 'layers' for DecoderConfig"),
+    ],
+)
+def test_an_impossible_decoder_is_refused(folder: Path, entry: Any, message: str) -> None:
+    change_config(folder, lambda config: config.update(decoder=entry))
+    with pytest.raises(ArtifactError, match=rf"config.json is damaged \(.*{message}"):
+        load_checkpoint(folder)
+
+
+def test_a_decoder_without_weights_is_refused(folder: Path) -> None:
+    change_config(folder, lambda config: config.update(decoder={"num_layers": 1}))
+    with pytest.raises(ArtifactError, match=r"(?s)does not fit its config.json: .*Missing key.*decoder"):
+        load_checkpoint(folder)
+
+
+def test_weights_of_a_decoder_that_the_config_denies_are_refused(with_decoder: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", with_decoder)
+    change_config(tmp_path / "m", lambda config: config.update(decoder=None))
+    with pytest.raises(ArtifactError, match=r"(?s)does not fit its config.json: .*Unexpected key.*decoder"):
+        load_checkpoint(tmp_path / "m")
 
 
 # Fingerprint

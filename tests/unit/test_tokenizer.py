@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
@@ -422,3 +422,82 @@ def test_a_special_token_written_in_a_text_is_ordinary_text(small_tokenizer: Sub
     special = {small_tokenizer.pad_id, small_tokenizer.cls_id, small_tokenizer.sep_id, small_tokenizer.mask_id}
     assert not special & set(ids)
     assert [small_tokenizer.token(i) for i in (ids[0], ids[-1])] == ["the", "bank"]
+
+
+# Words and text from tokens
+
+
+def words_of(tokenizer: SubwordTokenizer, text: str) -> list[list[str]]:
+    """The tokens of a text, split where a token begins a word."""
+    starts, words = tokenizer.word_starts(), []
+    for token_id in tokenizer.encode_ids([text])[0].tolist():
+        if starts[token_id] or not words:
+            words.append([])
+        words[-1].append(tokenizer.token(token_id))
+    return words
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("wordpiece", ["bankers", "lent", "3", "cafés", ".", "to", "millers", "'", "s"]),
+        ("bpe", [" bankers", " lent", " 3", " cafés.", " to", " millers's"]),
+        ("unigram", [" bankers", " lent", " 3", " cafés.", " to", " millers's"]),
+    ],
+)
+def test_word_starts_part_a_text_into_its_words(kind: str, wanted: list[str]) -> None:
+    words = words_of(trained(kind, vocab_size=460), "Bankers lent 3 cafés. To millers's")
+    written = ["".join(piece.removeprefix("##") for piece in word) for word in words]
+    assert [word.replace("Ġ", " ").replace("▁", " ").replace("Ã©", "é") for word in written] == wanted
+    assert max(map(len, words)) > 1  # some words are several tokens
+
+
+@every_kind
+def test_word_starts_are_one_for_each_token_and_special_ones_begin_a_word(kind: str) -> None:
+    tokenizer = trained(kind)
+    starts = tokenizer.word_starts()
+    assert (starts.shape, starts.dtype) == ((len(tokenizer),), np.bool_)
+    assert starts[: len(SPECIAL_TOKENS)].all()
+    assert 0 < starts.sum() < len(tokenizer)
+
+
+def test_line_breaks_and_tabs_begin_a_word_where_tokens_are_bytes() -> None:
+    starts = trained("bpe").word_starts()
+    vocabulary = trained("bpe").vocabulary()
+    assert [bool(starts[vocabulary[piece]]) for piece in ("Ġ", "Ċ", "ĉ", "é")] == [True, True, True, False]
+
+
+def test_a_letter_that_looks_like_the_marker_of_another_kind_is_a_letter() -> None:
+    tokenizer = SubwordTokenizer.train(["aĠa Ġa"] * 9, config=TokenizerConfig(kind="unigram", lowercase=False))
+    assert not tokenizer.word_starts()[tokenizer.vocabulary()["Ġ"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [
+        ("wordpiece", 'the (naïve) bank, it\'s the re - entered mill. " the "'),
+        ("bpe", 'the (naïve) bank, it\'s the re-entered mill. "the"'),
+        ("unigram", 'the (naïve) bank, it\'s the re-entered mill. "the"'),
+    ],
+)
+def test_decoding_writes_words_with_spaces_and_without_special_tokens(kind: str, written: str) -> None:
+    tokenizer = trained(kind)
+    ids = tokenizer.encode_ids(['The (naïve) bank, it\'s the re-entered mill. "the"'])[0].tolist()
+    assert tokenizer.decode([tokenizer.cls_id, *ids, tokenizer.sep_id, tokenizer.pad_id]) == written
+    assert tokenizer.decode([]) == ""
+
+
+@every_kind
+@settings(deadline=None, max_examples=100)
+@given(text=latin_text)
+def test_decoded_text_has_the_tokens_that_were_decoded(kind: str, text: str) -> None:
+    tokenizer = trained(kind)
+    [ids] = tokenizer.encode_ids([" ".join(text.split())])  # how much space there was is not written again
+    assume(tokenizer.unknown_id not in ids)
+    [again] = tokenizer.encode_ids([tokenizer.decode(ids.tolist())])
+    assert again.tolist() == ids.tolist()
+
+
+def test_an_unknown_token_is_written_as_such() -> None:
+    tokenizer = trained("wordpiece")
+    assert tokenizer.decode(tokenizer.encode_ids(["the 鱼 bank"])[0].tolist()) == "the [UNK] bank"

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,6 +17,8 @@ from ctxembed.training.batches import (
     chunk_texts,
     collate,
     micro_batches,
+    pad_rows,
+    padded_width,
     plan_epoch,
     split_rows,
     with_specials,
@@ -58,7 +61,7 @@ def test_no_batch_exceeds_the_token_budget_unless_one_row_does(
 ) -> None:
     for batch in plan(lengths, batch_tokens=batch_tokens, seed=seed):
         assert batch
-        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= batch_tokens
+        assert len(batch) == 1 or len(batch) * padded_width(lengths[batch]).max() <= batch_tokens
 
 
 @settings(deadline=None)
@@ -81,6 +84,35 @@ def test_rows_of_a_batch_are_of_like_length() -> None:
     batches = plan(MANY, batch_tokens=400)
     padded = sum(len(batch) * MANY[batch].max() for batch in batches)
     assert padded < 1.05 * MANY.sum()
+    in_memory = sum(len(batch) * padded_width(MANY[batch]).max() for batch in batches)
+    assert in_memory < 1.25 * MANY.sum()  # widths are rounded up to 8, 3.5 tokens of 21 on average
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=150), SEEDS)
+def test_a_width_comes_with_one_number_of_rows_but_for_the_last_of_that_width(lengths: list[int], seed: int) -> None:
+    # Few enough rows for one block: sorted by length, the rows of a width follow each other, and the next may be wider.
+    widths = [padded_width(np.array(lengths))[batch].max() for batch in plan(np.array(lengths), seed=seed)]
+    sizes = [len(batch) for batch in plan(np.array(lengths), seed=seed)]
+    for width in set(widths):
+        rows = sorted(size for size, each in zip(sizes, widths, strict=True) if each == width)
+        assert rows[1:] == [120 // width] * (len(rows) - 1)
+        assert 0 < rows[0] <= 120 // width
+
+
+@pytest.mark.parametrize("lengths", [[8], [3, 7, 8], [9, 16], [1, 17, 40, 39]])
+def test_a_padded_batch_is_as_wide_as_the_next_multiple_of_eight(lengths: list[int]) -> None:
+    ids, sizes = pad_rows(rows_of(*lengths), pad_id=99)
+    assert ids.shape == (len(lengths), -(-max(lengths) // 8) * 8)
+    assert sizes.tolist() == lengths
+    for number, (row, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+        assert row == [10 + number] * length + [99] * (len(row) - length)
+
+
+def test_no_rows_make_an_empty_batch() -> None:
+    ids, lengths = pad_rows([], pad_id=99)
+    assert ids.shape == (0, 0)
+    assert lengths.shape == (0,)
 
 
 def test_batches_are_not_in_order_of_length() -> None:
@@ -150,14 +182,66 @@ def test_rows_laid_end_to_end_can_be_read_back(lengths: list[int]) -> None:
     assert read == [row.tolist() for row in rows]
 
 
-def test_a_batch_is_padded_to_its_longest_row() -> None:
+def test_a_batch_holds_the_rows_asked_for_in_that_order() -> None:
     store = TokenRows.from_lists(rows_of(2, 9, 4, 3))
     batch = collate(store, np.array([3, 0, 2]), pad_id=99)
-    assert batch.ids.tolist() == [[13, 13, 13, 99], [10, 10, 99, 99], [12, 12, 12, 12]]
+    assert batch.ids.tolist() == [[13] * 3 + [99] * 5, [10] * 2 + [99] * 6, [12] * 4 + [99] * 4]
     assert batch.lengths.tolist() == [3, 2, 4]
     assert batch.rows.tolist() == [3, 0, 2]
     assert batch.num_tokens == 9
     assert str(batch.ids.dtype) == str(batch.lengths.dtype) == "torch.int64"
+
+
+# On disk
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_rows_written_and_opened_are_those_given(tmp_path: Path, lengths: list[int]) -> None:
+    rows = rows_of(*lengths)
+    written = TokenRows.write(tmp_path / "rows", iter(rows))
+    for store in (written, TokenRows.open(tmp_path / "rows")):
+        assert [store.row(number).tolist() for number in range(len(store))] == [row.tolist() for row in rows]
+        assert store.lengths.tolist() == lengths
+        assert (store.ids.dtype, store.starts.dtype) == (np.int32, np.int64)
+        assert store.sha256 == TokenRows.from_lists(rows).sha256
+
+
+def test_rows_on_disk_are_mapped_and_not_read(tmp_path: Path) -> None:
+    store = TokenRows.write(tmp_path / "rows", rows_of(3, 4))
+    assert isinstance(store.ids, np.memmap)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.ids", "rows.starts.npy"]
+
+
+def test_rows_whose_writing_was_interrupted_are_not_taken_for_whole(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[NDArray[np.int32]]:
+        yield from rows_of(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TokenRows.write(tmp_path / "rows", interrupted())
+    assert not TokenRows.is_written(tmp_path / "rows")
+    assert list(tmp_path.iterdir()) == []
+    TokenRows.write(tmp_path / "rows", rows_of(3))
+    assert TokenRows.is_written(tmp_path / "rows")
+
+
+def test_the_hash_of_rows_knows_ids_and_bounds() -> None:
+    ids = np.arange(6, dtype=np.int32)
+    hashes = {
+        TokenRows.from_lists(rows).sha256
+        for rows in ([ids], [ids[:2], ids[2:]], [ids[:3], ids[3:]], [ids[::-1]], [ids[:5]], [])
+    }
+    assert len(hashes) == 6
+
+
+def test_texts_chunked_to_disk_are_those_chunked_in_memory(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
+    texts = ["The bank lent money to the old farmer.", "", "a river", "spring " * 20]
+    in_memory = chunk_texts(texts, tiny_tokenizer, max_length=9)
+    on_disk = chunk_texts(texts, tiny_tokenizer, max_length=9, path=tmp_path / "rows")
+    assert len(on_disk) > 4
+    assert on_disk.ids.tolist() == in_memory.ids.tolist()
+    assert on_disk.starts.tolist() == in_memory.starts.tolist()
 
 
 # From texts to rows

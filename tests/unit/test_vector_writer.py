@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.types import Document
-from ctxembed.vector_writer import VectorWriter
-from ctxembed.vectors import Manifest, Row, VectorFolder
+from ctxembed.vector_writer import VectorWriter, to_stored
+from ctxembed.vectors import Manifest, Row, VectorFolder, from_stored
 
 SETTINGS = {"model": "m", "fingerprint": "abc", "unit": "word", "layer": None}
 DOCUMENTS = [Document(str(number), f"text {number} é") for number in range(10)]
@@ -54,6 +55,27 @@ def test_half_precision_refuses_values_beyond_its_range(tmp_path):
     writer = VectorWriter(tmp_path / "v", settings={}, dimension=1, dtype="float16")
     with pytest.raises(InvalidInputError, match="65504"):
         writer.append([Row("a", "x")], np.array([[1e5]]), documents=[])
+
+
+def test_a_zero_row_stays_zero_in_bytes():
+    vectors = np.array([[0, 0], [1e-30, 0], [-3, 3]], dtype=np.float32)
+    np.testing.assert_allclose(from_stored(to_stored(vectors, "int8")), vectors, rtol=1e-5)
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(1, 6)), elements=st.floats(-1e6, 1e6, width=32)))
+def test_bytes_are_off_by_half_a_step_at_most(vectors):
+    step = np.abs(vectors).max(axis=1, keepdims=True, initial=0) / 127
+    assert (np.abs(from_stored(to_stored(vectors, "int8")) - vectors) <= 0.5001 * step + 1e-37).all()
+
+
+def test_resumed_run_in_bytes_equals_uninterrupted_run(tmp_path):
+    write(tmp_path / "whole", dtype="int8")
+    feed(
+        VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4, part_rows=6, dtype="int8"), DOCUMENTS, stop_after=3
+    )
+    folder = write(tmp_path / "v", resume=True, dtype="int8")
+    np.testing.assert_array_equal(folder.vectors(), VectorFolder.open(tmp_path / "whole").vectors())
 
 
 def test_documents_without_rows_are_covered(tmp_path):

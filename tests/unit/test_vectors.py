@@ -70,11 +70,54 @@ def test_half_precision_is_read_as_float32(tmp_path):
     np.testing.assert_array_equal(folder.vectors(), expected.astype(np.float32))
 
 
+def test_bytes_are_read_as_float32_and_off_by_half_a_step_at_most(tmp_path):
+    folder = write(tmp_path / "v", dtype="int8")
+    expected = np.array([vector_of(row) for row in folder.rows()])
+    step = np.abs(expected).max(axis=1, keepdims=True) / 127
+    assert folder.vectors().dtype == np.float32
+    assert (np.abs(folder.vectors() - expected) <= step / 2 * 1.0001).all()
+    np.testing.assert_array_equal(np.concatenate([part for _, part in folder.iter_parts()]), folder.vectors())
+
+
+def test_bytes_take_one_for_each_dimension_and_four_for_the_row(tmp_path):
+    write(tmp_path / "v", part_rows=100, dtype="int8")
+    stored = np.load(tmp_path / "v" / "part-00000.npy", allow_pickle=False)
+    assert (stored.dtype.names, stored.itemsize, len(stored)) == (("scale", "values"), 4 + 4, 16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_some_rows_are_taken_in_the_order_asked_for(tmp_path, dtype):
+    folder = write(tmp_path / "v", dtype=dtype)
+    numbers = np.array([15, 0, 7, 8, 7])
+    np.testing.assert_array_equal(folder.take(numbers), folder.vectors()[numbers])
+    assert folder.take(np.zeros(0, dtype=np.int64)).shape == (0, 4)
+
+
+def test_spans_are_the_rows_with_each_text_once(tmp_path):
+    folder = write(tmp_path / "v")
+    found = [
+        (spans.texts[owner], start, end)
+        for spans in folder.spans()
+        for owner, start, end in zip(spans.owners, spans.starts, spans.ends, strict=True)
+    ]
+    assert found == [(row.text, row.start, row.end) for row in folder.rows()]
+    assert [spans.texts for spans in folder.spans()] == [
+        ["text 0 é", "text 1 é"], ["text 2 é", "text 3 é"], ["text 4 é"],
+    ]  # fmt: skip
+
+
+def test_spans_of_whole_texts_start_at_minus_one(tmp_path):
+    folder = write(tmp_path / "v", blocks=[[Row("a", "x"), Row("b", "y"), Row("c", "x")]])
+    [spans] = folder.spans()
+    assert (spans.texts, spans.owners.tolist()) == (["x", "y"], [0, 1, 0])
+    assert spans.starts.tolist() == spans.ends.tolist() == [-1, -1, -1]
+
+
 def test_empty_folder_is_legal(tmp_path):
     folder = write(tmp_path / "v", blocks=[])
     assert len(folder) == 0
     assert folder.vectors().shape == (0, 4)
-    assert list(folder.iter_parts()) == list(folder.rows()) == []
+    assert list(folder.iter_parts()) == list(folder.rows()) == list(folder.spans()) == []
 
 
 def test_open_refuses_an_unfinished_folder(tmp_path):
@@ -123,6 +166,7 @@ def test_rows_that_do_not_match_their_part_are_refused(tmp_path):
         ({"rows": 3}, "contradict each other"),
         ({"parts": [{"name": "part-00000"}]}, "damaged"),
         ({"settings": 3}, "damaged"),
+        ({"dtype": "float8"}, "contradict each other"),
     ],
 )
 def test_open_refuses_a_wrong_manifest(tmp_path, change, message):
