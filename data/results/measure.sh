@@ -37,4 +37,41 @@ real-input() { # real text as it lies, two sizes, ten queries
   ctxembed info --format json >> "$log"
 }
 
+training-speed() { # tokens a second of masked-language training, and the loss after equal tokens; rows of 128 and of 32
+  ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
+    --row-tokens 128 --row-tokens 32 --steps 60 --repeats 3 -o "$here/training-speed.json" --format table
+}
+
+# The table of objectives: every mixture goes on from the same masked-word model (BASE) for ten minutes of both cores.
+#   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
+mixtures="mlm contrastive simcse denoise sentences words both senses both+senses both+senses+contrastive+mlm"
+objectives() {
+  export CORPUS EVAL VECTORS SEMCOR BASE SEED=${SEED:-1}
+  mkdir -p "$RUN/objectives"
+  for mixture in ${MIXTURES:-$mixtures}; do
+    local name="$mixture-$SEED" out="$RUN/objectives/$mixture-$SEED"
+    [ -f "$here/objectives/$name.json" ] && continue
+    (cd "$here/objectives" && cat head.toml $(printf '%s.toml ' ${mixture//+/ })) > "$RUN/objectives/$name.toml"
+    rm -rf "$out"
+    ctxembed train recipe "$RUN/objectives/$name.toml" -o "$out" --budget 10m --seed "$SEED"
+    score "$out" "$name"
+  done
+  [ -f "$here/objectives/base.json" ] || score "$BASE" base
+}
+score() { # one model on every development set and the shipped pairs, in one file
+  local part="$RUN/objectives/part"
+  ctxembed bench words -m "$1" -o "$part-0.json" > /dev/null
+  for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" -m "$1" -o "$part-$set.json" > /dev/null; done
+  for set in stsb sick; do ctxembed bench sentences --data "$EVAL/$set" -m "$1" -o "$part-$set.json" > /dev/null; done
+  ctxembed bench retrieval --data "$EVAL/cranfield" -m "$1" -o "$part-z.json" > /dev/null
+  python3 - "$here/objectives/$2.json" "$1/training.json" "$part"-*.json <<'PY'
+import json, sys
+out, training, *parts = sys.argv[1:]
+rows = [row for part in parts for row in json.load(open(part))["results"]]
+notes = json.load(open(training))
+kept = {name: notes.get(name) for name in ("steps", "tokens_seen", "seed", "budget", "held_out", "environment")}
+json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
+PY
+}
+
 for part in $parts; do "$part"; done
