@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index import VectorIndex
-from ctxembed.runtime import atomic_path, existing, sha256_file, write_json
+from ctxembed.runtime import atomic_path, existing, release_memory, sha256_file, write_json
 from ctxembed.store import DocumentStore, OnDuplicate
 from ctxembed.types import Document, Hit, TextEncoder, Vectors
 from ctxembed.units import embed_corpus
@@ -28,7 +28,7 @@ FORMAT = "ctxembed-index"
 VERSION = 1
 METRIC = "cosine"
 BUILDING = ".building"
-PART_ROWS = 65536
+PART_ROWS = 16_384
 """Rows of an interrupted build that are lost at most, beside the batch in progress."""
 
 _OWN_FILE = re.compile(r"(?:index\.\d+\.faiss|rows\.\d+\.sqlite)")
@@ -382,6 +382,7 @@ def _fill(
         index.add(numbers, kept)
         num_zero += len(kept) - int(kept.any(axis=1).sum())
         first += len(rows)
+        release_memory()
     return num_zero
 
 

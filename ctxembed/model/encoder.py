@@ -98,7 +98,9 @@ class TransformerEncoder(nn.Module):
             raise InvalidInputError(
                 f"rows of {token_ids.size(1)} tokens, the limit is max_length = {self.config.max_length}: window them"
             )
-        mask = None if lengths is None else padding_mask(lengths, token_ids.size(1))  # (B, 1, 1, T)
+        mask = None
+        if lengths is not None and bool((lengths < token_ids.size(1)).any()):
+            mask = padding_mask(lengths, token_ids.size(1))  # (B, 1, 1, T)
         angles = None
         if self.config.positions == "rotary":
             width = self.config.hidden_size // self.config.num_heads
