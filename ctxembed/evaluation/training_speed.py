@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.config import PRESETS, EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping
+from ctxembed.config import NEW_ENCODER, PRESETS, EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import require
@@ -154,8 +154,8 @@ class _RunFigures:
 
 
 def _shape(trial: TrainingTrial, tokenizer: SubwordTokenizer, width: int) -> EncoderConfig:
-    fields = {"vocab_size": len(tokenizer), "max_length": max(width, 128), "positions": "rotary", "norm": "pre"}
-    return from_mapping(EncoderConfig, {**fields, "dropout": 0.0, **PRESETS[trial.preset]})
+    fields = {"vocab_size": len(tokenizer), "max_length": max(width, 128)}
+    return from_mapping(EncoderConfig, {**fields, **NEW_ENCODER, **PRESETS[trial.preset]})
 
 
 def _ours(training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: TrainingTrial) -> _RunFigures:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxembed.config import (
+    NEW_ENCODER,
     PRESETS,
     DecoderConfig,
     EncoderConfig,
@@ -243,7 +244,7 @@ def _start(
         return ExistingModel(checkpoint=initial, pooling=pooling, decoder=decoder, embeddings=table)
     preset = model.pop("preset", "small")
     check(preset in list(PRESETS), f"preset = {preset!r}: must be one of {', '.join(PRESETS)}")
-    shape = {"max_length": 128, **PRESETS[preset], **model}
+    shape = {"max_length": 128, **NEW_ENCODER, **PRESETS[preset], **model}
     known = {each.name for each in fields(EncoderConfig)}
     for name in shape:
         if name not in known:

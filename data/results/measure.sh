@@ -42,6 +42,15 @@ training-speed() { # tokens a second of masked-language training, and the loss a
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
 }
 
+embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-out masked-word loss after equal steps
+  for start in chance word2vec; do
+    rm -rf "$RUN/embeddings-$start"
+    ctxembed train mlm "$CORPUS/openstax.txt.zst" -o "$RUN/embeddings-$start" --max-documents 40000 --tokenizer "$encoder" --max-steps 150 --eval-every 50 \
+      --seed 1 $([ $start = word2vec ] && echo --init-embeddings "$static")
+    grep eval_loss "$RUN/embeddings-$start/metrics.jsonl" | sed "s/^{/{\"start\": \"$start\", /"
+  done > "$here/embeddings.jsonl"
+}
+
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) for ten minutes of both cores.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
 mixtures="mlm contrastive simcse denoise sentences words both senses both+senses both+senses+contrastive+mlm"

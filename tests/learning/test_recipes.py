@@ -27,6 +27,7 @@ RECIPE = """
 [model]
 preset = "tiny"
 hidden_size = 16
+dropout = 0.1
 num_layers = 1
 intermediate_size = 24
 max_length = 24

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ctxembed.training.recipes
-from ctxembed.config import PRESETS, DecoderConfig, PoolingConfig, TrainingConfig
+from ctxembed.config import NEW_ENCODER, PRESETS, DecoderConfig, PoolingConfig, TrainingConfig
 from ctxembed.corpus import Corpus, ReadOptions
 from ctxembed.errors import CtxEmbedError, InvalidInputError, MissingInputError
 from ctxembed.model.checkpoint import load_checkpoint
@@ -53,7 +53,7 @@ def test_a_recipe_with_one_objective_makes_a_new_small_model_from_its_text(base:
     recipe = made(base)
     start = recipe.start
     assert isinstance(start, NewModel)
-    assert start.shape == {"max_length": 128, **PRESETS["small"]}
+    assert start.shape == {"max_length": 128, **NEW_ENCODER, **PRESETS["small"]}
     assert start.tokenizer == TokenizerConfig()
     assert texts_of(start) == ["the bank", "the river", "the plant"]
     assert (start.pooling, start.decoder, start.embeddings) == (PoolingConfig(), None, None)
@@ -73,7 +73,7 @@ def test_sections_and_shares_are_those_written_down(base: Path) -> None:
     )
     start = recipe.start
     assert isinstance(start, NewModel)
-    assert start.shape == {"max_length": 128, **PRESETS["tiny"], "hidden_size": 32, "positions": "rotary"}
+    assert start.shape == {"max_length": 128, **NEW_ENCODER, **PRESETS["tiny"], "hidden_size": 32, "positions": "rotary"}
     assert start.tokenizer == TokenizerConfig(vocab_size=500)
     assert start.pooling == PoolingConfig(sentence="cls")
     assert recipe.training == TrainingConfig(seed=7)
