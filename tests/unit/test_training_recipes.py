@@ -73,7 +73,13 @@ def test_sections_and_shares_are_those_written_down(base: Path) -> None:
     )
     start = recipe.start
     assert isinstance(start, NewModel)
-    assert start.shape == {"max_length": 128, **NEW_ENCODER, **PRESETS["tiny"], "hidden_size": 32, "positions": "rotary"}
+    assert start.shape == {
+        "max_length": 128,
+        **NEW_ENCODER,
+        **PRESETS["tiny"],
+        "hidden_size": 32,
+        "positions": "rotary",
+    }
     assert start.tokenizer == TokenizerConfig(vocab_size=500)
     assert start.pooling == PoolingConfig(sentence="cls")
     assert recipe.training == TrainingConfig(seed=7)
