@@ -167,7 +167,7 @@ def _fit(
         progress = trainer.fit(report=run.report, evaluate=evaluate, tell=run.tell)
     except DivergedError as error:
         raise InvalidInputError(f"{error}; {_keep_last_good(trainer, model, folder, run)}") from error
-    held_out = trainer.evaluate()
+    held_out = trainer.held_out or trainer.evaluate()  # a run that was killed after its last step takes none
     trainer.finish()
     training = {
         **trainer.settings,

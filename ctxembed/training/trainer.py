@@ -124,6 +124,8 @@ class Trainer:
         self.metrics_file = metrics or folder / METRICS_FILE
         self.device = device or torch.device("cpu")
         self.progress = Progress()
+        self.held_out: dict[str, float] = {}
+        """What ``evaluate`` last returned in ``fit``; the last step is always evaluated."""
         self.settings = json.loads(json.dumps({**to_mapping(config), **(settings or {})}))
         self._shares = [part.share / sum(each.share for each in parts) for part in parts]
         self._marks = _marks([part.objective.kind for part in parts])
@@ -190,7 +192,8 @@ class Trainer:
                 if forecast and tell:
                     tell(f"forecast: {forecast[0]:,} steps and {forecast[1]:,} tokens in {config.budget:,.0f} s")
             if step % config.eval_every == 0 or done >= 1:
-                self._log({**self.evaluate(), **(evaluate() if evaluate else {})})
+                self.held_out = self.evaluate()
+                self._log({**self.held_out, **(evaluate() if evaluate else {})})
             if step % config.save_every == 0 or done >= 1:
                 self.save()
         if forecast and tell:
@@ -434,9 +437,13 @@ def _means(results: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([result[name] for result in results if name in result])) for name in names}
 
 
+FREE_SETTINGS = ("eval_every", "save_every")
+"""What a resumed run may have otherwise: it changes nothing that is learned."""
+
+
 def _refuse_other_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str = "") -> None:
     """Name the first setting that differs, alone however deep it lies."""
-    for name in sorted(before.keys() | now.keys()):
+    for name in sorted((before.keys() | now.keys()) - set(FREE_SETTINGS)):
         old, new = (
             {str(number): part for number, part in enumerate(value, start=1)} if isinstance(value, list) else value
             for value in (before.get(name), now.get(name))

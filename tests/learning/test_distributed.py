@@ -6,11 +6,9 @@ This file is also the program that each of the two processes runs.
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,22 +192,8 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder)], env={**os.environ, **shared, "RANK": rank})
-        for rank in ("0", "1")
-    ]
-    try:
-        codes = [process.wait(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0]
+def both(work_together: Callable[[str], Path]) -> Outcome:
+    folder = work_together(__file__)
     arrays = [dict(np.load(folder / f"{rank}.npz")) for rank in (0, 1)]
     return Outcome(folder, arrays, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)])
 
