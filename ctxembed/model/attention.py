@@ -85,6 +85,11 @@ def rotate(vectors: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
+def select(hidden: Tensor, only: Tensor | None) -> Tensor:
+    """Return the tokens ``only`` (M,), counted through the rows of (B, T, D), as (M, D); or all, as they are."""
+    return hidden if only is None else hidden.flatten(0, 1).index_select(0, only)
+
+
 class MultiHeadAttention(nn.Module):
     """H attentions side by side over learned projections W_Q, W_K, W_V, joined by W_O (section 3.2.2)."""
 
@@ -112,6 +117,7 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
         angles: tuple[Tensor, Tensor] | None = None,
         need_weights: bool = False,
+        only: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Let every token gather from the tokens it may see.
 
@@ -121,16 +127,16 @@ class MultiHeadAttention(nn.Module):
             mask: Boolean, broadcastable to (B, H, T, S), true where a query may look.
             angles: Rotary positions, applied to queries and keys.
             need_weights: Return the weights too, by the written-out path.
+            only: int64 (M,), the only tokens to give, counted through the rows; None for all.
 
         Returns:
-            (B, T, D), and the weights (B, H, T, S) or None.
+            (B, T, D), or (M, D) with ``only``, and the weights (B, H, T, S) or None.
         """
         dropout = self.dropout if self.training else 0.0
         fast = self.fused and not need_weights
         if fast and context is None and dropout == 0.0 and hidden.device.type == "cpu":
-            return self.output(
-                fused_self_attention(self._project(hidden), self.num_heads, mask=mask, angles=angles)
-            ), None
+            joined = fused_self_attention(self._project(hidden), self.num_heads, mask=mask, angles=angles)
+            return self.output(select(joined, only)), None
         source = hidden if context is None else context
         query = self._split(self.query(hidden))  # (B, H, T, K)
         key = self._split(self.key(source))  # (B, H, S, K)
@@ -143,7 +149,7 @@ class MultiHeadAttention(nn.Module):
         else:
             mixed, weights = scaled_dot_product_attention(query, key, value, mask=mask, dropout=dropout)
         joined = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
-        return self.output(joined), weights if need_weights else None
+        return self.output(select(joined, only)), weights if need_weights else None
 
     def _project(self, hidden: Tensor) -> Tensor:
         """Compute queries, keys and values side by side, (B, T, 3 D), in one product."""

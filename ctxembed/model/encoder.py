@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ctxembed.config import EncoderConfig
 from ctxembed.errors import InvalidInputError
-from ctxembed.model.attention import MultiHeadAttention, padding_mask, rotary_angles
+from ctxembed.model.attention import MultiHeadAttention, padding_mask, rotary_angles, select
 from ctxembed.model.embeddings import TokenEmbedding
 from ctxembed.model.layers import FeedForward, initialise
 
@@ -53,11 +53,12 @@ class EncoderLayer(nn.Module):
         mask: Tensor | None = None,
         angles: tuple[Tensor, Tensor] | None = None,
         need_weights: bool = False,
+        only: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Map (B, T, D) to (B, T, D), with the weights (B, H, T, T) if asked for."""
+        """Map (B, T, D) to (B, T, D), or to (M, D) at ``only``, with the weights (B, H, T, T) if asked for."""
         normed = self.attention_norm(hidden) if self.norm_first else hidden
-        mixed, weights = self.attention(normed, mask=mask, angles=angles, need_weights=need_weights)
-        hidden = hidden + self.dropout(mixed)
+        mixed, weights = self.attention(normed, mask=mask, angles=angles, need_weights=need_weights, only=only)
+        hidden = select(hidden, only) + self.dropout(mixed)
         if self.norm_first:
             return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden))), weights
         hidden = self.attention_norm(hidden)
@@ -94,6 +95,38 @@ class TransformerEncoder(nn.Module):
         Raises:
             InvalidInputError: If the rows are longer than ``max_length``.
         """
+        hidden, mask, angles = self._begin(token_ids, lengths)
+        states, attentions = [hidden], []
+        for layer in self.layers[:num_layers]:
+            hidden, weights = layer(hidden, mask=mask, angles=angles, need_weights=need_weights)
+            states.append(hidden)
+            if weights is not None:
+                attentions.append(weights)
+        if len(states) == len(self.layers) + 1:
+            states[-1] = self._end(states[-1])
+        return EncoderOutput(tuple(states), tuple(attentions))
+
+    def at(self, token_ids: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode a batch for the sake of some of its tokens: no other one goes through the last feed-forward part.
+
+        Args:
+            token_ids: As in ``forward``.
+            positions: int64 (M,), tokens counted through the rows.
+            lengths: As in ``forward``.
+
+        Returns:
+            What ``forward(...).last`` holds at the positions, (M, D).
+        """
+        hidden, mask, angles = self._begin(token_ids, lengths)
+        for layer in self.layers[:-1]:
+            hidden, _ = layer(hidden, mask=mask, angles=angles)
+        hidden, _ = self.layers[-1](hidden, mask=mask, angles=angles, only=positions)
+        return self._end(hidden)
+
+    def _begin(
+        self, token_ids: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Return the embedding (B, T, D), and the mask and rotary angles that every layer needs."""
         if token_ids.size(1) > self.config.max_length:
             raise InvalidInputError(
                 f"rows of {token_ids.size(1)} tokens, the limit is max_length = {self.config.max_length}: window them"
@@ -105,16 +138,10 @@ class TransformerEncoder(nn.Module):
         if self.config.positions == "rotary":
             width = self.config.hidden_size // self.config.num_heads
             angles = rotary_angles(token_ids.size(1), width, device=token_ids.device)
-        hidden = self.embedding(token_ids)  # (B, T, D)
-        states, attentions = [hidden], []
-        for layer in self.layers[:num_layers]:
-            hidden, weights = layer(hidden, mask=mask, angles=angles, need_weights=need_weights)
-            states.append(hidden)
-            if weights is not None:
-                attentions.append(weights)
-        if self.final_norm is not None and len(states) == len(self.layers) + 1:
-            states[-1] = self.final_norm(states[-1])
-        return EncoderOutput(tuple(states), tuple(attentions))
+        return self.embedding(token_ids), mask, angles
+
+    def _end(self, hidden: Tensor) -> Tensor:
+        return hidden if self.final_norm is None else self.final_norm(hidden)
 
 
 class MaskedWordHead(nn.Module):

@@ -17,13 +17,10 @@ from torch import Tensor
 from ctxembed.config import check, to_mapping
 from ctxembed.errors import InvalidInputError
 from ctxembed.model.checkpoint import Checkpoint
-from ctxembed.model.fused import tied_cross_entropy
+from ctxembed.model.fused import ROWS_STEP, tied_cross_entropy
 from ctxembed.tokenizer import SubwordTokenizer
 from ctxembed.training.batches import TokenRows, pad_rows
 from ctxembed.training.objectives.base import Loss, Objective, item_generator
-
-POSITIONS_STEP = 64
-"""Hidden positions come in multiples of so many: kernels are prepared for each number that is met."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ class MaskedBatch:
     """int64 (B,)."""
     positions: Tensor
     """int64 (M',), what to predict, counted through the rows: never special tokens or padding, at least one in a row
-    with an ordinary token. M' is M rounded up to a multiple of POSITIONS_STEP; what is beyond M means nothing."""
+    with an ordinary token. M' is M rounded up to a multiple of ROWS_STEP; what is beyond M means nothing."""
     targets: Tensor
     """int64 (M,), what was there."""
 
@@ -101,7 +98,7 @@ class MaskedLanguageModelling(Objective[MaskedBatch]):
         width = ids.size(1)
         positions = np.concatenate([number * width + chosen for number, (_, chosen) in enumerate(pairs)])
         targets = np.concatenate([row[chosen] for row, (_, chosen) in zip(rows, pairs, strict=True)])
-        padded = np.pad(positions, (0, -len(positions) % POSITIONS_STEP))
+        padded = np.pad(positions, (0, -len(positions) % ROWS_STEP))
         return MaskedBatch(ids, lengths, torch.from_numpy(padded), torch.from_numpy(targets.astype(np.int64)))
 
     def forward(self, model: Checkpoint, batch: MaskedBatch) -> Loss:
@@ -112,10 +109,10 @@ class MaskedLanguageModelling(Objective[MaskedBatch]):
         """
         if model.head is None:
             raise InvalidInputError(f"the model {model.name} has no masked-word head: start from one made by train mlm")
-        hidden = model.encoder(batch.ids, batch.lengths).last.flatten(0, 1)  # (B T, D)
+        hidden = model.encoder.at(batch.ids, batch.positions, batch.lengths)  # (M', D)
         if not len(batch.targets):
             return Loss(hidden.sum() * 0.0, {}, 0)
-        vectors = model.head.transform(hidden[batch.positions])  # (M', D)
+        vectors = model.head.transform(hidden)  # (M', D)
         table = model.encoder.embedding.tokens.weight  # (V, D)
         loss, hits = tied_cross_entropy(vectors, table, model.head.bias, batch.targets)
         return Loss(loss, {"mlm": loss.item(), "mlm_accuracy": hits.float().mean().item()}, len(batch.targets))
