@@ -51,21 +51,36 @@ embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-o
   done > "$here/embeddings.jsonl"
 }
 
-# The table of objectives: every mixture goes on from the same masked-word model (BASE) for ten minutes of both cores.
+# The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
+# 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
 mixtures="mlm contrastive simcse denoise sentences words both senses both+senses both+senses+contrastive+mlm"
 objectives() {
   export CORPUS EVAL VECTORS SEMCOR BASE SEED=${SEED:-1}
   mkdir -p "$RUN/objectives"
+  [ -f "$here/objectives/base.json" ] || score "$BASE" base
   for mixture in ${MIXTURES:-$mixtures}; do
-    local name="$mixture-$SEED" out="$RUN/objectives/$mixture-$SEED"
+    local name="$mixture-$SEED" out="$RUN/objectives/$mixture-$SEED" recipe="$RUN/objectives/$mixture.toml"
     [ -f "$here/objectives/$name.json" ] && continue
-    (cd "$here/objectives" && cat head.toml $(printf '%s.toml ' ${mixture//+/ })) > "$RUN/objectives/$name.toml"
-    rm -rf "$out"
-    ctxembed train recipe "$RUN/objectives/$name.toml" -o "$out" --budget 10m --seed "$SEED"
+    (cd "$here/objectives" && cat head.toml $(printf '%s.toml ' ${mixture//+/ })) > "$recipe"
+    if [ ! -f "$out/config.json" ]; then
+      local more=--resume
+      if [ ! -d "$out/.run" ]; then more=; steps "$mixture" "$recipe"; fi
+      ctxembed train recipe "$recipe" -o "$out" --max-steps "$(cat "$RUN/objectives/$mixture.steps")" --seed "$SEED" $more
+    fi
     score "$out" "$name"
   done
-  [ -f "$here/objectives/base.json" ] || score "$BASE" base
+}
+steps() { # of ten quiet minutes of a mixture, found once for all seeds
+  [ -f "$RUN/objectives/$1.steps" ] && return
+  rm -rf "$RUN/objectives/probe"
+  ctxembed train recipe "$2" -o "$RUN/objectives/probe" --max-steps 30
+  python3 - "$RUN/objectives/probe/metrics.jsonl" > "$RUN/objectives/$1.steps" <<'PY'
+import json, statistics, sys
+seconds = [line["seconds"] for line in map(json.loads, open(sys.argv[1])) if "loss" in line]
+times = [after - before for before, after in zip(seconds[9:], seconds[10:])]
+print(round(600 / statistics.quantiles(times, n=4)[0]))
+PY
 }
 score() { # one model on every development set and the shipped pairs, in one file
   local part="$RUN/objectives/part"
