@@ -17,7 +17,7 @@ from .options import (
     model_option,
     reading_options,
     refuse_idle,
-    report_long,
+    report_encoder,
     runtime_options,
 )
 from .output import format_option, print_table, say
@@ -112,7 +112,7 @@ def compare(
         from .output import emit
 
         emit(pair_rows(result), output_format)
-    report_long(encoder)
+    report_encoder(encoder)
 
 
 def read_usage(use: str, word: str | None) -> Usage:

@@ -12,7 +12,7 @@ from ctxembed.runtime import data_directory
 from ctxembed.text import parse_usage
 
 from .compare import SAMPLE_CORPUS, Names, load_background, print_comparison
-from .options import load_embedder, load_static, runtime_options
+from .options import load_embedder, load_static, report_encoder, runtime_options
 from .output import print_table, say
 from .progress import document_bar
 from .search import hit_row
@@ -72,6 +72,7 @@ def demo(device: str) -> None:
         "\n  ctxembed train mlm YOUR.txt -o model/            a model of your own; use it with -m model/"
         "\n  ctxembed --help                                  everything else"
     )
+    report_encoder(encoder)
     say(f"\ndone in {time.perf_counter() - started:.1f} s")
 
 

@@ -19,7 +19,7 @@ from .options import (
     open_corpus,
     reading_options,
     refuse_idle,
-    report_long,
+    report_encoder,
     resume_option,
     runtime_options,
 )
@@ -104,7 +104,7 @@ def build(
         with document_bar("indexing") as advance:
             built = SemanticSearch.build(corpus, encoder=encoder, resume=resume, on_progress=advance, **how)
         say(corpus.counts.summary())
-        report_long(encoder)
+        report_encoder(encoder)
     with built:
         report_index(built, output, seconds=time.perf_counter() - started)
 

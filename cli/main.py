@@ -9,6 +9,7 @@ import click
 
 from ctxembed import __version__
 from ctxembed.errors import CtxEmbedError
+from ctxembed.runtime import disk_full, is_disk_full
 
 COMMANDS = {
     "demo": "demo",
@@ -74,6 +75,8 @@ def main() -> None:
         click.echo(f"error: {character} cannot be printed as {error.encoding}: use UTF-8, in and out", err=True)
         sys.exit(1)
     except OSError as error:
+        if is_disk_full(error):  # stdout, or a file that is not written through ``runtime.atomic_path``
+            error = disk_full(error.filename or "the output", error)
         click.echo(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
         sys.exit(1)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.embedder import Embedder
     from ctxembed.static import StaticVectors
-    from ctxembed.types import Encoder
+    from ctxembed.types import Encoder, Layer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,10 @@ def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
         return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
     return decorate
+
+
+PRECISION = "ctxembed.precision"
+"""Where the choice of --precision waits in click's context."""
 
 
 def refuse_idle(options: Sequence[str], because: str) -> None:
@@ -79,7 +83,7 @@ long_option = click.option(
 resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
 
 
-def runtime_options(command: F) -> F:
+def hardware_options(command: F) -> F:
     """Add --device and --threads; the number of threads is set before the command runs."""
 
     @functools.wraps(command)
@@ -94,6 +98,32 @@ def runtime_options(command: F) -> F:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the network; all cores by default."),
     )(run)  # type: ignore[return-value]
+
+
+def runtime_options(command: F) -> F:
+    """Add --device, --threads and --precision; the last waits in click's context, where ``load_embedder`` finds it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, precision: str, **kwargs: Any) -> Any:
+        click.get_current_context().meta[PRECISION] = precision
+        return command(*args, **kwargs)
+
+    return stacked(
+        hardware_options,
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "bfloat16", "float32"]),
+            default="auto",
+            show_default=True,
+            help="Number format the network computes in; auto is bfloat16 where this machine is fast in it.",
+        ),
+    )(run)  # type: ignore[return-value]
+
+
+def chosen_precision() -> str:
+    """Return what --precision says, auto for a command without it."""
+    context = click.get_current_context(silent=True)
+    return str(context.meta.get(PRECISION, "auto")) if context else "auto"
 
 
 def reading_options(command: F) -> F:
@@ -158,7 +188,29 @@ def load_embedder(model: str | None, *, device: str = "auto", on_long: str = "wi
     """Load the encoder that --model names, or the one that ships."""
     from ctxembed.embedder import Embedder
 
-    return Embedder.load(model, device=device, on_long=on_long)  # type: ignore[arg-type]
+    return Embedder.load(model, device=device, dtype=chosen_precision(), on_long=on_long)  # type: ignore[arg-type]
+
+
+def parse_layers(_: click.Context, parameter: click.Parameter, value: str | None) -> Layer | None:
+    """Read a layer by its number, or several with commas between them, whose vectors are averaged."""
+    if value is None:
+        return None
+    try:
+        layers = tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is no layer: write a number, such as -1, or several, such as 3,4,5", param=parameter
+        ) from error
+    return layers if len(layers) > 1 else layers[0]
+
+
+layer_option = click.option(
+    "--layer",
+    metavar="N[,N...]",
+    callback=parse_layers,
+    help="Layer for words and tokens: 0 is the embedding, -1 the last, 3,4,5 the mean of three; by default the model's "
+    "choice.",
+)
 
 
 def load_static(path: str | None) -> StaticVectors:
@@ -171,13 +223,29 @@ def load_static(path: str | None) -> StaticVectors:
 
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
     """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
-    if model is not None and model.startswith("hf:"):
+    is_foreign = model is not None and model.startswith("hf:")
+    is_static = model is not None and (Path(model) / "words.txt").exists()
+    if (is_foreign or is_static) and chosen_precision() != "auto":
+        say(f"--precision does nothing with {model}")
+    if model is not None and is_foreign:
         from ctxembed.interop import TransformersEncoder
 
         return TransformersEncoder(model.removeprefix("hf:"), device=device)
-    if model is not None and (Path(model) / "words.txt").exists():
+    if is_static:
         return load_static(model)
     return load_embedder(model, device=device, on_long=on_long)
+
+
+def report_encoder(encoder: Encoder) -> None:
+    """Tell once what a run was computed with, and what it met."""
+    from ctxembed.embedder import Embedder
+
+    if isinstance(encoder, Embedder):  # static vectors are looked up
+        import torch
+
+        threads = f", {torch.get_num_threads()} threads" if encoder.device == "cpu" else ""
+        say(f"computed by {encoder.name} on {encoder.device} in {encoder.precision}{threads}")
+    report_long(encoder)
 
 
 def report_long(encoder: Encoder) -> None:

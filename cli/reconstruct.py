@@ -9,7 +9,7 @@ import click
 from ctxembed.errors import InvalidInputError
 
 from .compare import expand_stdin
-from .options import model_option, report_long, runtime_options
+from .options import chosen_precision, model_option, report_encoder, runtime_options
 from .output import emit, format_option
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def reconstruct(sentences: tuple[str, ...], beam: int, model: str | None, output
         raise InvalidInputError("stdin holds no sentence: give one a line")
     if not all(map(str.strip, texts)):
         raise InvalidInputError("a sentence is empty and has no vector: leave it out")
-    emit(rebuilt_rows(texts, Reconstructor.load(model, device=device), beam=beam), output_format)
+    emit(
+        rebuilt_rows(texts, Reconstructor.load(model, device=device, dtype=chosen_precision()), beam=beam),
+        output_format,
+    )
 
 
 def rebuilt_rows(texts: list[str], reconstructor: Reconstructor, *, beam: int) -> list[dict[str, Any]]:
@@ -61,7 +64,7 @@ def rebuilt_rows(texts: list[str], reconstructor: Reconstructor, *, beam: int) -
 
     encoder = reconstructor.embedder
     vectors = encoder.encode(texts)
-    report_long(encoder)
+    report_encoder(encoder)
     best = [candidates[0] for candidates in reconstructor.reconstruct_vectors(vectors, beam=beam)]
     rebuilt = [one.text for one in best]
     cosines = (vectors * encoder.encode(rebuilt)).sum(axis=1)

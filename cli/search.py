@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import load_any, model_option, report_long, runtime_options
+from .options import load_any, model_option, report_encoder, runtime_options
 from .output import emit, format_option
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def search(index: Path, query: str, k: int, model: str | None, output_format: st
     with SemanticSearch.open(index, encoder=encoder) as opened:
         hits = opened.search(query, k=k)
     emit([hit_row(hit) for hit in hits], output_format)
-    report_long(encoder)
+    report_encoder(encoder)
 
 
 def hit_row(hit: Hit) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import click
 
 from .options import (
     READING,
+    hardware_options,
     inputs_argument,
     open_corpus,
     reading_options,
     refuse_idle,
     require_free,
     resume_option,
-    runtime_options,
     seed_option,
 )
 from .output import say
@@ -239,7 +239,7 @@ def distill(
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Wins over the recipe's.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, compute nothing.")
 @resume_option
-@runtime_options
+@hardware_options
 def recipe(
     recipe: Path,
     output: Path,

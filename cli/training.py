@@ -17,13 +17,13 @@ from ctxembed.config import PRESETS, check
 from ctxembed.runtime import DEFAULT_MODEL
 
 from .options import (
+    hardware_options,
     inputs_argument,
     load_any,
     load_static,
     refuse_idle,
     report_long,
     resume_option,
-    runtime_options,
     seed_option,
     stacked,
 )
@@ -108,7 +108,7 @@ start_options = stacked(
     click.option("--vocab-size", type=int, default=16_000, show_default=True, help="Of a tokenizer trained here."),
     click.option("--init-embeddings", metavar="STATIC", help="Begin the embedding layer with these Word2Vec vectors."),
 )
-model_options = stacked(output_option, start_options, loop_options, seed_option, resume_option, runtime_options)
+model_options = stacked(output_option, start_options, loop_options, seed_option, resume_option, hardware_options)
 objective_options = stacked(inputs_argument, model_options)
 """For a command that trains one objective on inputs; gather them in ``**options`` and hand them to ``train_one``."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -21,7 +21,7 @@ from ctxembed.errors import InvalidInputError
 from ctxembed.runtime import default_model
 from ctxembed.text import word_spans
 from ctxembed.tokenizer import TokenIds, token_ranges
-from ctxembed.types import LongTexts, Span, Usage, Vectors
+from ctxembed.types import Layer, LongTexts, Scalar, Span, Usage, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +118,21 @@ class Embedder:
         return self._encoder.config.max_length
 
     @property
+    def device(self) -> str:
+        """Where the network computes: cpu, cuda or mps."""
+        return str(self._device)
+
+    @property
+    def precision(self) -> str:
+        """The number format that it computes in; vectors come out as float32."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def conditions(self) -> Mapping[str, Scalar]:
+        """What else decides the last bits of a vector: vectors kept in one folder are all made under the same."""
+        return {"precision": self.precision, "on_long": self._on_long}
+
+    @property
     def tokenizer(self) -> SubwordTokenizer:
         """The model's tokenizer."""
         return self._checkpoint.tokenizer
@@ -154,12 +169,14 @@ class Embedder:
             self._add_sentences(ids, result[first : first + len(chunk)])
         return _normalise(result)
 
-    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+    def encode_usages(self, usages: Sequence[Usage], *, layer: Layer | None = None) -> Vectors:
         """Encode words, each in its context: the mean of its tokens' vectors.
 
         Args:
             usages: Words by their place in a text; a text may occur many times and is computed once.
-            layer: Where to read: 0 is the embedding layer, -1 the last; the model's choice by default.
+            layer: Where to read: 0 is the embedding layer, -1 the last; the model's choice by default. Of several
+                layers each word gets the mean of its vectors there, each brought to unit length first, so that no layer
+                counts for more because its vectors are longer. The network runs once, whatever their number.
 
         Returns:
             float32 (N, D), L2-normalised; a stretch without any token is a zero row.
@@ -176,8 +193,8 @@ class Embedder:
         numbers: dict[str, list[int]] = defaultdict(list)
         for number, usage in enumerate(usages):
             numbers[usage.text].append(number)
-        texts, depth = list(numbers), self._layer(layer)
-        result = np.zeros((len(usages), self.dimension), dtype=np.float32)
+        texts, layers = list(numbers), self.layer_numbers(layer)
+        result = np.zeros((len(layers), len(usages), self.dimension), dtype=np.float32)
         piece = (self.max_length - 1) // 2  # half a window: some window holds all of it, with context around
         for first in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[first : first + CHUNK_TEXTS]
@@ -190,20 +207,38 @@ class Embedder:
                 for (first_token, end), i in zip(ranges, members, strict=True):
                     pieces = range(first_token, end, piece)  # one, but for a stretch of many words
                     places += [(number, start, min(start + piece, end), i) for start in pieces]
-            self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layer=depth)
-        return _normalise(result)
+            self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layers=layers)
+        return _normalise(_normalise(result).sum(axis=0)) if len(layers) > 1 else _normalise(result[0])
 
-    def encode_words(self, text: str, *, layer: int | None = None) -> SpanVectors:
+    def encode_words(self, text: str, *, layer: Layer | None = None) -> SpanVectors:
         """Encode every word of a text in its context (see ``text.word_spans`` for what a word is)."""
         spans = word_spans(text)
         usages = [Usage(text, span.start, span.end) for span in spans]
         return SpanVectors(spans, self.encode_usages(usages, layer=layer))
 
-    def encode_tokens(self, text: str, *, layer: int | None = None) -> SpanVectors:
+    def encode_tokens(self, text: str, *, layer: Layer | None = None) -> SpanVectors:
         """Encode every subword token of a text; tokens that stand for no character are left out."""
         spans = self.token_spans(text)
         usages = [Usage(text, span.start, span.end) for span in spans]
         return SpanVectors(spans, self.encode_usages(usages, layer=layer))
+
+    def layer_numbers(self, layer: Layer | None = None) -> tuple[int, ...]:
+        """Return the layers that ``layer`` names, counted from 0; those of the model's choice for None.
+
+        Raises:
+            InvalidInputError: If it names none, one that does not exist, or one twice.
+        """
+        wanted = self._checkpoint.pooling.usage_layer if layer is None else layer
+        layers = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+        for each in layers:
+            check(
+                -self.num_layers - 1 <= each <= self.num_layers,
+                f"layer = {each}: {self.name} has layers 0 (embedding) to {self.num_layers}, or -1 for the last",
+            )
+        numbers = tuple(each % (self.num_layers + 1) for each in layers)
+        check(bool(numbers), "layer names no layer: give one, several, or None for the model's choice")
+        check(len({*numbers}) == len(numbers), f"layer = {layers} names one layer twice: name each once")
+        return numbers
 
     def token_spans(self, text: str) -> list[Span]:
         """Return where the tokens of a text stand; tokens inside one character are one span."""
@@ -217,15 +252,17 @@ class Embedder:
         how = self._checkpoint.pooling.sentence
         windows = self._windows(ids)
 
-        def add(hidden: Tensor, members: NDArray[np.int64]) -> None:
-            pooled = pool_sentences(hidden, None, how=how).cpu().numpy()
+        def add(states: Sequence[Tensor], members: NDArray[np.int64]) -> None:
+            pooled = pool_sentences(states[0], None, how=how).cpu().numpy()
             for vector, window in zip(pooled, (windows[i] for i in members), strict=True):
                 result[window.text] += vector * (window.end - window.start)
 
-        self._run(ids, windows, layer=self.num_layers, consume=add)
+        self._run(ids, windows, layers=(self.num_layers,), consume=add)
 
-    def _add_spans(self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layer: int) -> None:
-        """Write the vector of each place (text, first token, one past the last, row of ``result``)."""
+    def _add_spans(
+        self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layers: Sequence[int]
+    ) -> None:
+        """Write the vectors of each place (text, first token, one past the last, row of ``result``), one a layer."""
         import torch
 
         from ctxembed.model.pooling import pool_spans
@@ -237,28 +274,29 @@ class Embedder:
         by_window = np.argsort(owner, kind="stable")
         bounds = np.searchsorted(owner[by_window], np.arange(len(windows) + 1))
 
-        def add(hidden: Tensor, members: NDArray[np.int64]) -> None:
+        def add(states: Sequence[Tensor], members: NDArray[np.int64]) -> None:
             chosen = np.concatenate([by_window[bounds[i] : bounds[i + 1]] for i in members])
             rows = np.repeat(np.arange(len(members)), [bounds[i + 1] - bounds[i] for i in members])
             begin = np.array([windows[i].start for i in owner[chosen]], dtype=np.int64)
-            length = hidden.size(1) - 1
+            length = states[0].size(1) - 1
             starts = np.clip(places[chosen, 1] - begin + 1, 1, length - 1)  # + 1 for the special token
             ends = np.clip(places[chosen, 2] - begin + 1, starts + 1, length)
-            where = [torch.from_numpy(array).to(hidden.device) for array in (rows, starts, ends)]
-            sums = pool_spans(hidden, *where).cpu().numpy() * (ends - starts)[:, None]
-            np.add.at(result, places[chosen, 3], sums)
+            where = [torch.from_numpy(array).to(self._device) for array in (rows, starts, ends)]
+            for vectors, hidden in zip(result, states, strict=True):
+                sums = pool_spans(hidden, *where).cpu().numpy() * (ends - starts)[:, None]
+                np.add.at(vectors, places[chosen, 3], sums)
 
-        self._run(ids, windows, layer=layer, consume=add)
+        self._run(ids, windows, layers=layers, consume=add)
 
     def _run(
         self,
         ids: Sequence[TokenIds],
         windows: Sequence[_Window],
         *,
-        layer: int,
-        consume: Callable[[Tensor, NDArray[np.int64]], None],
+        layers: Sequence[int],
+        consume: Callable[[Sequence[Tensor], NDArray[np.int64]], None],
     ) -> None:
-        """Compute windows block by block and hand on those of one length, (B, T, D), with their numbers (B,)."""
+        """Compute windows block by block; hand on those of one length, (B, T, D) a layer, with their numbers (B,)."""
         import torch
 
         from ctxembed.model.inference import runs_of
@@ -270,11 +308,14 @@ class Embedder:
                 tokens = [part for text, start, end in cut for part in (ends[0], ids[text][start:end], ends[1])]
                 lengths = [window.end - window.start + 2 for window in cut]
                 token_ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(self._device)
-                hidden = self._network(token_ids, lengths, num_layers=layer)
+                states: dict[int, Tensor] = {}
+                earlier = states if len(layers) > 1 else None
+                states[max(layers)] = self._network(token_ids, lengths, num_layers=max(layers), earlier=earlier)
                 done = 0
                 for first, number, length in runs_of(lengths):
-                    texts = hidden[first : first + number * length].view(number, length, -1)
-                    consume(texts, members[done : done + number])
+                    texts = slice(first, first + number * length)
+                    cut_out = [states[layer][texts].view(number, length, -1) for layer in layers]
+                    consume(cut_out, members[done : done + number])
                     done += number
 
     def _windows(self, ids: Sequence[TokenIds], *, keep: Iterable[int] | None = None) -> list[_Window]:
@@ -299,14 +340,6 @@ class Embedder:
         )
         self.long_texts.texts += 1
         self.long_texts.lost_tokens += length - width if self._on_long == "truncate" else 0
-
-    def _layer(self, layer: int | None) -> int:
-        wanted = self._checkpoint.pooling.usage_layer if layer is None else layer
-        check(
-            -self.num_layers - 1 <= wanted <= self.num_layers,
-            f"layer = {wanted}: {self.name} has layers 0 (embedding) to {self.num_layers}, or -1 for the last",
-        )
-        return wanted % (self.num_layers + 1)
 
 
 def _cut(length: int, width: int) -> Iterator[tuple[int, int]]:
@@ -352,8 +385,8 @@ def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> N
 
 
 def _normalise(vectors: Vectors) -> Vectors:
-    """Divide rows by their length in place; a zero row stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    """Divide rows, (N, D) or (layers, N, D), by their length in place; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Vectors = np.divide(vectors, norms, out=vectors, where=norms > 0)
     return unit
 

@@ -23,6 +23,10 @@ class MissingLibraryError(CtxEmbedError, ImportError):
     """An optional library that the requested feature needs is not installed."""
 
 
+class DiskFullError(CtxEmbedError, OSError):
+    """There is no room for a file: nothing half-written is left, and what was finished before is kept."""
+
+
 class ArtifactError(CtxEmbedError, ValueError):
     """A model, vector folder or index that is damaged, or artefacts that do not belong together."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import importlib
 import importlib.metadata
@@ -20,12 +21,14 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from ctxembed._version import __version__
-from ctxembed.errors import MissingInputError, MissingLibraryError
+from ctxembed.errors import DiskFullError, MissingInputError, MissingLibraryError
 
 T = TypeVar("T")
 
 DEFAULT_MODEL = "default"
 """Stands for the model that ships wherever one is named."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk, a used-up quota and a limit on the size of files."""
 RECORDED_LIBRARIES = ("torch", "tokenizers", "faiss-cpu", "numpy", "gensim", "scipy", "transformers")
 
 
@@ -65,37 +68,84 @@ def sha256_text(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error says that there is no room to write.
+
+    Libraries wrap the system's error in their own: FAISS, safetensors and SQLite leave only its words.
+    """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    words = (*map(os.strerror, NO_ROOM), "database or disk is full")
+    return any(each in str(error) for each in words)
+
+
+def disk_full(path: str | Path, error: BaseException) -> DiskFullError:
+    """Return the error that tells a user which file found no room, and what to do."""
+    number = error.errno if isinstance(error, OSError) and error.errno in NO_ROOM else errno.ENOSPC
+    return DiskFullError(
+        f"the disk is full: {path} could not be written ({os.strerror(number)}); free some space and run the command "
+        "again, with --resume if it has it"
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what any library says about a full disk into one clear error.
+
+    Raises:
+        DiskFullError: If something inside the block found no room; every other error is left as it is.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path, error) from error
+        raise
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it is flushed to disk and renamed over it when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside ``path``; it is flushed to disk and renamed over it when the block succeeds.
+
+    Raises:
+        DiskFullError: If there is no room; the temporary file is gone then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory beside ``path`` that takes its place when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        if path.exists():
-            previous = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.replace(previous)
-            staging.replace(path)
-            shutil.rmtree(previous)
-        else:
-            staging.replace(path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    """Yield an empty directory beside ``path`` that takes its place when the block succeeds.
+
+    Raises:
+        DiskFullError: If there is no room; the directory is gone then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            if path.exists():
+                previous = path.with_name(f".{path.name}.{os.getpid()}.old")
+                path.replace(previous)
+                staging.replace(path)
+                shutil.rmtree(previous)
+            else:
+                staging.replace(path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

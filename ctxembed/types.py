@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Vectors: TypeAlias = NDArray[np.float32]
 Scalar: TypeAlias = str | int | float | bool | None
+Layer: TypeAlias = int | Sequence[int]
+"""One layer, or several whose vectors are averaged: 0 is the embedding layer, -1 the last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
+import numpy as np
+
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
+from ctxembed.reuse import KnownVectors
 from ctxembed.runtime import release_memory
 from ctxembed.text import is_content_word, word_form, word_spans
-from ctxembed.types import Document, Span, TextEncoder, Usage, UsageEncoder, Vectors
-from ctxembed.vector_writer import VectorWriter
+from ctxembed.types import Document, Layer, Span, TextEncoder, Usage, UsageEncoder, Vectors
+from ctxembed.vector_table import writing_table
+from ctxembed.vector_writer import StorageLoss, VectorWriter
 from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
 Unit: TypeAlias = Literal["sentence", "word", "content-word", "token"]
@@ -28,8 +33,54 @@ class TokenSpans(Protocol):
         ...
 
 
+@runtime_checkable
+class LayerMeans(Protocol):
+    """An encoder that can average several layers."""
+
+    def layer_numbers(self, layer: Layer | None = None) -> tuple[int, ...]:
+        """Return the layers that ``layer`` names."""
+        ...
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: Layer | None = None) -> Vectors:
+        """Return float32 (N, D), L2-normalised."""
+        ...
+
+
+@dataclass
+class EmbedCounts:
+    """What a run met so far; ``summary`` says it in words."""
+
+    rows: int = 0
+    """Rows of this run: those of a resumed folder's finished parts are not among them."""
+    reused: int = 0
+    """Rows whose vector an earlier run had computed."""
+    num_zero: int = 0
+    """Rows without any token that the encoder could read: their vector is zero."""
+    loss: StorageLoss = field(default_factory=StorageLoss)
+
+    def summary(self) -> list[str]:
+        """Return a line for each thing that a user should know; none is usual."""
+        said = []
+        if self.reused:
+            said.append(f"{self.reused:,} rows reused, {self.rows - self.reused:,} computed")
+        if self.num_zero:
+            said.append(f"{self.num_zero:,} rows have no vector (no token that the model could read): they are zero")
+        if self.loss.rows:
+            said.append(
+                f"cosine between stored and exact vectors: {self.loss.mean:.7f} on average, {self.loss.worst:.7f} at "
+                f"worst ({self.loss.rows:,} rows)"
+            )
+        return said
+
+
 def embed_documents(
-    documents: Sequence[Document], encoder: AnyEncoder, *, unit: Unit = "sentence", layer: int | None = None
+    documents: Sequence[Document],
+    encoder: AnyEncoder,
+    *,
+    unit: Unit = "sentence",
+    layer: Layer | None = None,
+    known: KnownVectors | None = None,
+    counts: EmbedCounts | None = None,
 ) -> tuple[list[Row], Vectors]:
     """Encode some documents.
 
@@ -38,7 +89,9 @@ def embed_documents(
         encoder: What makes the vectors.
         unit: A row for each whole document ("sentence", whatever its length), each word, each word that is no
             function word, or each token.
-        layer: For words and tokens, the layer to read; the encoder's choice by default.
+        layer: For words and tokens, the layer to read, or several to average; the encoder's choice by default.
+        known: Where to take vectors from that are known already.
+        counts: Told what was met.
 
     Returns:
         Rows, and float32 (N, D) L2-normalised; words and tokens have the id ``DOCUMENT#START-END``.
@@ -46,23 +99,21 @@ def embed_documents(
     Raises:
         InvalidInputError: If the encoder does not know the unit, or a layer is given for sentences.
     """
-    check(unit in get_args(Unit), f"unit {unit!r}: must be one of {', '.join(get_args(Unit))}")
-    if unit == "sentence":
-        check(layer is None, f"layer = {layer}: sentence vectors have no layer to choose, leave it out or use words")
-        if not isinstance(encoder, TextEncoder):
-            raise InvalidInputError(f"{encoder.name} makes no sentence vectors: choose another unit or model")
-        rows = [Row(document.id, document.text, metadata=document.metadata) for document in documents]
-        return rows, encoder.encode([document.text for document in documents])
-    if not isinstance(encoder, UsageEncoder):
-        raise InvalidInputError(f"{encoder.name} makes no word vectors: choose another unit or model")
-    find = _span_finder(encoder, unit)
-    found = [(document, span) for document in documents for span in find(document.text)]
-    rows = [
-        Row(f"{document.id}#{span.start}-{span.end}", document.text, span.start, span.end, document.metadata)
-        for document, span in found
-    ]
-    usages = [Usage(document.text, span.start, span.end) for document, span in found]
-    return rows, encoder.encode_usages(usages, layer=layer)
+    encode = _row_encoder(encoder, unit, layer)
+    rows = _rows_of(documents, encoder, unit)
+    if known is None:
+        vectors, num_reused = encode(rows), 0
+    else:
+        numbers = known.find(rows)
+        there = numbers >= 0
+        vectors, num_reused = np.empty((len(rows), encoder.dimension), dtype=np.float32), int(there.sum())
+        vectors[there] = known.take(numbers[there])
+        vectors[~there] = encode([row for row, is_known in zip(rows, there, strict=True) if not is_known])
+    if counts is not None:
+        counts.rows += len(rows)
+        counts.reused += num_reused
+        counts.num_zero += len(rows) - int(vectors.any(axis=1).sum())
+    return rows, vectors
 
 
 def embed_corpus(
@@ -71,9 +122,11 @@ def embed_corpus(
     encoder: AnyEncoder,
     path: str | Path,
     unit: Unit = "sentence",
-    layer: int | None = None,
+    layer: Layer | None = None,
     resume: bool = False,
     batch_size: int | None = None,
+    reuse: str | Path | None = None,
+    counts: EmbedCounts | None = None,
     on_progress: Callable[[int], None] | None = None,
     **writing: Any,
 ) -> VectorFolder:
@@ -87,6 +140,8 @@ def embed_corpus(
         layer: See ``embed_documents``.
         resume: Continue an interrupted folder; its finished parts are kept.
         batch_size: Documents encoded at a time; 16,384 sentences by default, or the words of 2,048.
+        reuse: A finished folder of the same model, unit and layer: rows that it has are not computed again.
+        counts: Told what was met.
         on_progress: Called with the number of documents done since its last call.
         writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``).
 
@@ -95,24 +150,98 @@ def embed_corpus(
 
     Raises:
         InvalidInputError: If the folder is taken.
-        ArtifactError: If the folder to be resumed had another model, unit or input.
+        ArtifactError: If the folder to be resumed had another model, unit or input, or the one to be reused had
+            another model, unit or layer.
     """
-    if batch_size is None:  # many texts of one length fill a batch; many words would fill the memory
-        batch_size = 16_384 if unit == "sentence" else 2048
-    check(batch_size >= 1, f"batch_size is {batch_size}, need at least 1: leave it out")
-    settings = encoder_settings(encoder, unit=unit, layer=layer)
+    settings, counts = encoder_settings(encoder, unit=unit, layer=layer), counts or EmbedCounts()
+    known = None if reuse is None else KnownVectors.open(reuse, settings=settings)
     with VectorWriter(Path(path), settings=settings, dimension=encoder.dimension, resume=resume, **writing) as writer:
+        counts.loss = writer.loss
         if on_progress and writer.documents:
             on_progress(writer.documents)
-        stream = writer.skip_done(documents)
-        while batch := list(itertools.islice(stream, batch_size)):
-            rows, vectors = embed_documents(batch, encoder, unit=unit, layer=layer)
+        for batch in _batches(writer.skip_done(documents), _batch_size(batch_size, unit, layer)):
+            rows, vectors = embed_documents(batch, encoder, unit=unit, layer=layer, known=known, counts=counts)
             writer.append(rows, vectors, documents=batch)
             del rows, vectors
             release_memory()
             if on_progress:
                 on_progress(len(batch))
     return VectorFolder.open(path, verify=False)
+
+
+def embed_table(
+    documents: Iterable[Document],
+    *,
+    encoder: AnyEncoder,
+    path: str | Path,
+    unit: Unit = "sentence",
+    layer: Layer | None = None,
+    batch_size: int | None = None,
+    reuse: str | Path | None = None,
+    counts: EmbedCounts | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Encode a stream of documents into one Parquet file; the arguments are those of ``embed_corpus``.
+
+    Raises:
+        InvalidInputError: If the file is there already.
+        ArtifactError: If the folder to be reused had another model, unit or layer.
+    """
+    settings, counts = encoder_settings(encoder, unit=unit, layer=layer), counts or EmbedCounts()
+    known = None if reuse is None else KnownVectors.open(reuse, settings=settings)
+    with writing_table(path, settings=settings, dimension=encoder.dimension) as append:
+        for batch in _batches(documents, _batch_size(batch_size, unit, layer)):
+            append(*embed_documents(batch, encoder, unit=unit, layer=layer, known=known, counts=counts))
+            release_memory()
+            if on_progress:
+                on_progress(len(batch))
+
+
+def _batch_size(wanted: int | None, unit: Unit, layer: Layer | None) -> int:
+    """Return how many documents are encoded at a time: many texts of one length fill a block, many words the memory."""
+    if wanted is None:
+        num_layers = 1 if layer is None or isinstance(layer, int) else max(1, len(layer))
+        return 16_384 if unit == "sentence" else max(1, 2048 // num_layers)
+    check(wanted >= 1, f"batch_size is {wanted}, need at least 1: leave it out")
+    return wanted
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    stream = iter(documents)
+    while batch := list(itertools.islice(stream, size)):
+        yield batch
+
+
+def _rows_of(documents: Sequence[Document], encoder: AnyEncoder, unit: Unit) -> list[Row]:
+    if unit == "sentence":
+        return [Row(document.id, document.text, metadata=document.metadata) for document in documents]
+    find = _span_finder(encoder, unit)
+    return [
+        Row(f"{document.id}#{span.start}-{span.end}", document.text, span.start, span.end, document.metadata)
+        for document in documents
+        for span in find(document.text)
+    ]
+
+
+def _row_encoder(encoder: AnyEncoder, unit: Unit, layer: Layer | None) -> Callable[[Sequence[Row]], Vectors]:
+    """Return what gives rows their vectors, or say why this encoder cannot."""
+    check(unit in get_args(Unit), f"unit {unit!r}: must be one of {', '.join(get_args(Unit))}")
+    if unit == "sentence":
+        check(layer is None, f"layer = {layer}: sentence vectors have no layer to choose, leave it out or use words")
+        if not isinstance(encoder, TextEncoder):
+            raise InvalidInputError(f"{encoder.name} makes no sentence vectors: choose another unit or model")
+        return lambda rows: encoder.encode([row.text for row in rows])
+    if not isinstance(encoder, UsageEncoder):
+        raise InvalidInputError(f"{encoder.name} makes no word vectors: choose another unit or model")
+    if layer is None or isinstance(layer, int):
+        return lambda rows: encoder.encode_usages(_usages(rows), layer=layer)
+    if not isinstance(encoder, LayerMeans):
+        raise InvalidInputError(f"layer = {tuple(layer)}: {encoder.name} cannot average layers, name one")
+    return lambda rows: encoder.encode_usages(_usages(rows), layer=layer)
+
+
+def _usages(rows: Sequence[Row]) -> list[Usage]:
+    return [Usage(row.text, row.start or 0, row.end or 0) for row in rows]
 
 
 def _span_finder(encoder: AnyEncoder, unit: Unit) -> Callable[[str], list[Span]]:

@@ -19,13 +19,43 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.errors import ArtifactError, CtxEmbedError, InvalidInputError
+from ctxembed.errors import ArtifactError, CtxEmbedError, DiskFullError, InvalidInputError
 from ctxembed.runtime import atomic_path, sha256_file, sha256_text, write_json
 from ctxembed.types import Document, Vectors
-from ctxembed.vectors import MANIFEST, Manifest, Part, Row, StoredType, check_part, checked_vectors, stored_dtype
+from ctxembed.vectors import (
+    MANIFEST,
+    Manifest,
+    Part,
+    Row,
+    StoredType,
+    check_part,
+    checked_vectors,
+    from_stored,
+    stored_dtype,
+)
 
 _PART_FILE = re.compile(r"part-\d{5,}\.(?:npy|parquet)")
 _TEMPORARY = re.compile(r"\.(?:part-\d{5,}\.(?:npy|parquet)|manifest\.json)\.\d+\.tmp")
+
+
+@dataclasses.dataclass
+class StorageLoss:
+    """What vectors lost by the number format that they are stored in: cosines between stored and exact vectors."""
+
+    rows: int = 0
+    """Rows compared: all but zero vectors."""
+    mean: float = 1.0
+    worst: float = 1.0
+
+    def add(self, exact: Vectors, stored: Vectors) -> None:
+        """Take more rows into account, (N, D) both."""
+        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(stored, axis=1)
+        there = lengths > 0
+        if there.any():
+            products = np.einsum("nd,nd->n", exact[there], stored[there], dtype=np.float64, casting="same_kind")
+            cosines = np.minimum(products / lengths[there], 1.0)
+            self.mean = (self.mean * self.rows + float(cosines.sum())) / (self.rows + len(cosines))
+            self.worst, self.rows = min(self.worst, float(cosines.min())), self.rows + len(cosines)
 
 
 class VectorWriter:
@@ -62,6 +92,8 @@ class VectorWriter:
         plain = json.loads(json.dumps(dict(settings)))  # as it will compare after a trip through the file
         wanted = Manifest(complete=False, dimension=dimension, dtype=dtype, settings=plain)
         self._manifest = _begin(self._path, wanted, resume=resume)
+        self.loss = StorageLoss()
+        """What the rows appended so far lose by ``dtype``; float32 loses nothing."""
         self._stream = hashlib.sha256()
         self._streamed = 0
         self._blocks: list[NDArray[Any]] = []
@@ -124,7 +156,7 @@ class VectorWriter:
         if len(rows) != len(vectors):
             raise InvalidInputError(f"{len(rows)} rows came with {len(vectors)} vectors: give one vector for each row")
         block = self._stored(checked_vectors(vectors, dimension=self._manifest.dimension))
-        table = _to_table(rows)
+        table = to_table(rows)
         for document in documents:
             self._consume(document)
         self._blocks.append(block)
@@ -146,7 +178,7 @@ class VectorWriter:
     def __exit__(self, kind: object, error: object, *rest: object) -> None:
         if kind is None:
             self.finish()
-        elif isinstance(error, CtxEmbedError) and not self.documents:
+        elif isinstance(error, CtxEmbedError) and not isinstance(error, DiskFullError) and not self.documents:
             # A mistake before anything was kept must not be in the way of its correction.
             (self._path / MANIFEST).unlink()
             with contextlib.suppress(OSError):  # the folder may hold more than ours
@@ -165,6 +197,8 @@ class VectorWriter:
         block = to_stored(vectors, self._manifest.dtype)
         if self._manifest.dtype == "float16" and not np.isfinite(block).all():
             raise InvalidInputError("a vector holds a value beyond 65504, the limit of float16: store float32")
+        if self._manifest.dtype != "float32":
+            self.loss.add(vectors, from_stored(block))
         return block
 
     def _write_part(self) -> None:
@@ -272,7 +306,8 @@ def _write_npy(path: Path, blocks: Sequence[NDArray[Any]]) -> None:
             stream.write(block.astype(stored, copy=False).view(np.uint8).data)
 
 
-def _to_table(rows: Sequence[Row]) -> Any:
+def to_table(rows: Sequence[Row]) -> Any:
+    """Return what rows stand for as a table; ``vector_table`` writes the same columns."""
     import pyarrow as pa
 
     try:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.runtime import existing, sha256_file, sha256_text
-from ctxembed.types import Scalar, TextEncoder, UsageEncoder, Vectors
+from ctxembed.types import Layer, Scalar, TextEncoder, UsageEncoder, Vectors
 
 FORMAT = "ctxembed-vectors"
 VERSION = 1
@@ -154,15 +154,20 @@ def read_manifest(path: Path, *, expected: str, version: int) -> dict[str, Any]:
     return record
 
 
-def encoder_settings(encoder: TextEncoder | UsageEncoder, *, unit: str, layer: int | None = None) -> dict[str, Scalar]:
+def encoder_settings(encoder: TextEncoder | UsageEncoder, *, unit: str, layer: Layer | None = None) -> dict[str, Any]:
     """Return the settings under which an encoder's vectors are kept, so that no two models mix.
 
     Args:
         encoder: Whose vectors they are.
         unit: What one row is: see ``units.Unit``.
-        layer: The layer the vectors come from; None is the encoder's own output.
+        layer: The layer or layers the vectors come from; None is the encoder's own output.
+
+    Returns:
+        JSON values; of an encoder that has ``conditions`` (number format, long texts), these too.
     """
-    return {"model": encoder.name, "fingerprint": encoder.fingerprint, "unit": unit, "layer": layer}
+    kept = layer if layer is None or isinstance(layer, int) else list(layer)
+    conditions: Mapping[str, Scalar] = getattr(encoder, "conditions", {})
+    return {"model": encoder.name, "fingerprint": encoder.fingerprint, "unit": unit, "layer": kept, **conditions}
 
 
 def checked_vectors(vectors: NDArray[Any], *, dimension: int, first_row: int = 0, name: str = "the vectors") -> Vectors:
@@ -300,6 +305,12 @@ class VectorFolder:
             texts = table["text"].combine_chunks().dictionary_encode()
             starts, ends = (table[name].fill_null(-1).to_numpy() for name in ("start", "end"))
             yield Spans(texts.dictionary.to_pylist(), texts.indices.to_numpy().astype(np.int64), starts, ends)
+
+    def content_hashes(self) -> NDArray[np.uint64]:
+        """Return the content hash of every row, (N,), as a number."""
+        tables = (self._read_table(part, "content_hash")["content_hash"] for part in self.manifest.parts)
+        hashes = (np.array([int(text, 16) for text in table.to_pylist()], dtype=np.uint64) for table in tables)
+        return np.concatenate([np.empty(0, dtype=np.uint64), *hashes])
 
     def rows(self) -> Iterator[Row]:
         """Yield every row, in the order of the vectors."""

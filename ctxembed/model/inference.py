@@ -43,13 +43,21 @@ class InferenceEncoder:
         self._layers = [_Layer(cast(EncoderLayer, layer)) for layer in encoder.layers]
         self._small = all(part.has_equal_bits(self.block) for part in self._layers[0].linears)
 
-    def __call__(self, token_ids: Tensor, lengths: Sequence[int], *, num_layers: int) -> Tensor:
+    def __call__(
+        self,
+        token_ids: Tensor,
+        lengths: Sequence[int],
+        *,
+        num_layers: int,
+        earlier: dict[int, Tensor] | None = None,
+    ) -> Tensor:
         """Encode texts laid end to end.
 
         Args:
             token_ids: int64 (N,), special tokens included, N at most ``block``.
             lengths: T of each text, at most ``max_length``; texts of one length should follow each other.
             num_layers: Stop after so many layers; 0 is the embedding layer.
+            earlier: Filled with the token vectors (N, D) of every layer before that, by its number.
 
         Returns:
             Token vectors (N, D).
@@ -64,7 +72,9 @@ class InferenceEncoder:
             tables = rotary_angles(max(lengths), config.hidden_size // config.num_heads, device=token_ids.device)
             angles = tuple(table.to(hidden.dtype)[positions, None] for table in tables)  # (N, 1, K/2) each
         step = SMALL if rows != self.block else self.block
-        for layer in self._layers[:num_layers]:
+        for number, layer in enumerate(self._layers[:num_layers]):
+            if earlier is not None:
+                earlier[number] = hidden[:count].clone()
             hidden = layer(hidden, runs_of(lengths), angles=angles, step=step)
         if num_layers == len(self._layers) and self.encoder.final_norm is not None:
             hidden = self.encoder.final_norm(hidden)

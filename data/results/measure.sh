@@ -37,6 +37,35 @@ real-input() { # real text as it lies, two sizes, ten queries
   ctxembed info --format json >> "$log"
 }
 
+million() { # peak memory of `ctxembed embed` at 100,000 and 1,000,000 short lines; the model is tiny, so that reading and writing are what is left
+  local log="$here/million.txt" count; : > "$log"
+  rm -rf "$RUN/million"; mkdir -p "$RUN/million"
+  (cd "$RUN/million" && ctxembed train mlm "$here/../corpora/sample.jsonl" -o tiny --preset tiny --max-steps 20 --seed 1 2> /dev/null)
+  for count in 100000 1000000; do
+    python3 - "$CORPUS" "$count" > "$RUN/million/$count.txt" <<'PY'
+import glob, io, random, sys, zstandard
+chance, left = random.Random(1), int(sys.argv[2])
+for path in sorted(glob.glob(sys.argv[1] + "/*.txt.zst")) * 100:
+    with zstandard.open(path, "rt", encoding="utf-8") as lines:
+        for words in map(str.split, lines):
+            while words and left:  # pieces of 3 to 12 words, as they follow each other in real text
+                size = chance.randint(3, 12)
+                print(*words[:size])
+                words, left = words[size:], left - 1
+            if not left:
+                sys.exit()
+PY
+    for unit in sentence word; do
+      [ "$count-$unit" = 1000000-word ] && continue
+      echo "\$ ctxembed embed $count.txt -m tiny/ -o vecs/ --unit $unit" >> "$log"
+      rm -rf "$RUN/million/vecs"
+      (cd "$RUN/million" && /usr/bin/time -f 'peak resident memory %M KiB, %e s' ctxembed embed "$count.txt" -m tiny -o vecs --unit $unit 2>> "$log")
+      echo >> "$log"
+    done
+  done
+  ctxembed info --format json >> "$log"
+}
+
 training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table

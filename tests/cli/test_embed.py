@@ -98,6 +98,104 @@ def test_half_precision_stores_nearly_the_same_vectors(run: Run, rows: Path, mod
     np.testing.assert_allclose(half, full, atol=1e-3)
 
 
+def test_int8_takes_a_quarter_and_says_what_it_costs(run: Run, rows: Path, model: Path) -> None:
+    run("embed", rows, "-o", "full", "-m", model)
+    outcome = run("embed", rows, "-o", "bytes", "-m", model, "--dtype", "int8")
+    said = re.search(r"stored and exact vectors: (0\.\d+) on average, (0\.\d+) at worst \(6 rows\)", outcome.stderr)
+    full, rounded = VectorFolder.open("full").vectors(), VectorFolder.open("bytes").vectors()
+    cosines = (full * rounded).sum(axis=1) / np.linalg.norm(rounded, axis=1)
+    assert said
+    assert (float(said[1]), float(said[2])) == pytest.approx((cosines.mean(), cosines.min()), abs=2e-6)
+    assert np.load("bytes/part-00000.npy").nbytes == 6 * (64 + 4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_rounded_folders_can_be_indexed_and_searched(run: Run, rows: Path, model: Path, dtype: str) -> None:
+    run("embed", rows, "-o", "vecs", "-m", model, "--dtype", dtype)
+    run("index", "build", "vecs", "-o", "idx")
+    hits = run("search", "idx", "The bank lent money to the farmer.", "-m", model, "-k", "1", "--format", "json").json
+    assert hits[0]["id"] == "loan"
+    assert hits[0]["score"] > 0.999
+
+
+def test_several_layers_are_averaged(run: Run, txt: Path, model: Path) -> None:
+    for name, layers in (("one", "1"), ("two", "2"), ("mean", "1,-1")):
+        run("embed", txt, "-o", name, "-m", model, "--unit", "word", "--layer", layers)
+    one, two, mean = (VectorFolder.open(name).vectors() for name in ("one", "two", "mean"))
+    expected = (one + two) / np.linalg.norm(one + two, axis=1, keepdims=True)
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    assert VectorFolder.open("mean").settings["layer"] == [1, -1]
+
+
+@pytest.mark.parametrize("layer", ["last", "1,", "1.5"])
+def test_what_is_no_layer_is_refused(run: Run, txt: Path, model: Path, layer: str) -> None:
+    outcome = run("embed", txt, "-o", "v", "-m", model, "--unit", "word", "--layer", layer, code=2)
+    assert f"{layer!r} is no layer: write a number, such as -1, or several, such as 3,4,5" in outcome.stderr
+
+
+def test_precision_is_that_of_the_computation_and_is_kept(run: Run, rows: Path, model: Path) -> None:
+    for name in ("float32", "bfloat16"):
+        outcome = run("embed", rows, "-o", name, "-m", model, "--precision", name)
+        assert f"computed by model on cpu in {name}, " in outcome.stderr
+        assert VectorFolder.open(name).settings["precision"] == name
+        assert VectorFolder.open(name).vectors().dtype == np.float32
+    exact, rounded = (VectorFolder.open(name).vectors() for name in ("float32", "bfloat16"))
+    assert 0.999 < (exact * rounded).sum(axis=1).min() < 1
+    assert not np.array_equal(exact, rounded)
+    refused = run("embed", rows, "-o", "float32", "-m", model, "--precision", "bfloat16", "--resume", code=3)
+    assert "was begun with precision = 'float32', now it is 'bfloat16'" in refused.stderr
+
+
+def test_precision_without_effect_is_said(run: Run, rows: Path, static: Path) -> None:
+    outcome = run("embed", rows, "-o", "v", "-m", static, "--precision", "float32")
+    assert f"--precision does nothing with {static}\n" in outcome.stderr
+
+
+# Other outputs and earlier runs
+
+
+@pytest.mark.parametrize("unit", ["sentence", "word"])
+def test_parquet_holds_what_the_folder_holds(run: Run, rows: Path, model: Path, unit: str) -> None:
+    run("embed", rows, "-o", "vecs", "-m", model, "--unit", unit)
+    outcome = run("embed", rows, "-o", "vecs.parquet", "-m", model, "--unit", unit)
+    table, folder = pyarrow.parquet.read_table("vecs.parquet"), VectorFolder.open("vecs")
+    assert f"vecs.parquet: {len(folder):,} vectors of width 64 by model, in " in outcome.stderr
+    np.testing.assert_array_equal(table["vector"].to_pylist(), folder.vectors())
+    kept = [(row.id, row.text, row.start, row.end, json.dumps(dict(row.metadata))) for row in folder.rows()]
+    assert [tuple(row.values())[:-1] for row in table.to_pylist()] == kept
+    assert run("embed", rows, "-o", "vecs.parquet", "-m", model, code=1).stderr == (
+        "error: vecs.parquet exists: delete it, or choose another -o\n"
+    )
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--dtype", "int8"]])
+def test_parquet_refuses_what_it_cannot_do(run: Run, rows: Path, option: list[str]) -> None:
+    assert (
+        f"{option[0]} does nothing for a Parquet file" in run("embed", rows, "-o", "v.parquet", *option, code=2).stderr
+    )
+
+
+@pytest.mark.parametrize("unit", ["sentence", "word"])
+def test_rows_that_have_not_changed_are_reused_bit_for_bit(run: Run, tmp_path: Path, model: Path, unit: str) -> None:
+    (tmp_path / "old.txt").write_text("".join(f"{line} {n}\n" for n in range(40) for line in LINES))
+    (tmp_path / "new.txt").write_text(
+        "".join(f"{line} {n}\n" for n in range(39, 20, -1) for line in (*LINES, "New one"))
+    )
+    run("embed", "old.txt", "-o", "old", "-m", model, "--unit", unit)
+    run("embed", "new.txt", "-o", "fresh", "-m", model, "--unit", unit)
+    outcome = run("embed", "new.txt", "-o", "new", "-m", model, "--unit", unit, "--reuse", "old")
+    said = re.search(r"(\d+) rows reused, (\d+) computed\n", outcome.stderr)
+    assert said
+    assert (int(said[1]), int(said[2])) == {"sentence": (76, 19), "word": (342, 57)}[unit]
+    assert files(Path("new")) == files(Path("fresh"))
+
+
+def test_vectors_of_another_model_are_not_reused(run: Run, rows: Path, model: Path, static: Path) -> None:
+    run("embed", rows, "-o", "old", "-m", static)
+    outcome = run("embed", rows, "-o", "new", "-m", model, "--reuse", "old", code=3)
+    assert re.match("error: old was made by static with fingerprint = .*, this run is by model with", outcome.stderr)
+
+
 def test_sample_is_decided_by_the_seed(run: Run, rows: Path, model: Path) -> None:
     def ids(output: str, seed: str) -> list[str]:
         run("embed", rows, "-o", output, "-m", model, "--sample", "3", "--seed", seed)
@@ -206,7 +304,9 @@ def test_one_row_gives_one_vector(run: Run, model: Path) -> None:
 def test_stdin_becomes_an_object_a_line_on_stdout(run: Run, model: Path) -> None:
     outcome = run("embed", "-", "--format", "jsonl", "-m", model, input="one bank\n\ntwo rivers\n")
     assert [(row["id"], row["text"]) for row in outcome.jsonl] == [("stdin:1", "one bank"), ("stdin:3", "two rivers")]
-    assert outcome.stderr == "2 documents; 1 empty texts skipped\n"
+    first, second = outcome.stderr.splitlines()
+    assert first == "2 documents; 1 empty texts skipped"
+    assert re.fullmatch(r"computed by model on cpu in (bfloat16|float32), \d+ threads", second)
 
 
 def test_stdin_may_hold_json_lines(run: Run, static: Path) -> None:
@@ -255,6 +355,12 @@ def test_long_text_that_is_cut_loses_what_is_said(run: Run, long_txt: Path, mode
     assert lost
     without = int((~VectorFolder.open("words").vectors().any(axis=1)).sum())
     assert 0 < without <= int(lost[1])  # a word is one token or more
+
+
+@pytest.mark.parametrize("output", [["-o", "v.parquet"], ["--format", "jsonl"], ["-o", "v", "--unit", "token"]])
+def test_long_text_is_reported_whatever_the_output(run: Run, long_txt: Path, model: Path, output: list[str]) -> None:
+    outcome = run("embed", long_txt, *output, "-m", model)
+    assert "1 texts were longer than the window of model: windowed, no token lost\n" in outcome.stderr
 
 
 def test_long_text_can_be_refused(run: Run, long_txt: Path, model: Path) -> None:

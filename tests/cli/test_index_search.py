@@ -83,7 +83,7 @@ def test_more_hits_than_rows_gives_every_row_once(run: Run, index: Path, model: 
 
 def test_long_query_is_said_to_be_long(run: Run, index: Path, model: Path) -> None:
     outcome = run("search", index, "river bank " * 150, "--format", "json", "-m", model)
-    assert outcome.stderr == "1 texts were longer than the window of model: windowed, no token lost\n"
+    assert outcome.stderr.endswith("\n1 texts were longer than the window of model: windowed, no token lost\n")
     assert len(outcome.json) == 6
 
 
@@ -209,7 +209,8 @@ def test_no_hit_is_said_where_a_table_would_be(run: Run, tmp_path: Path, model: 
     (tmp_path / "rows.txt").touch()
     run("index", "build", "rows.txt", "-o", "idx", "-m", model)
     outcome = run("search", "idx", "bank", "-m", model)
-    assert (outcome.stdout, outcome.stderr) == ("", "no results\n")
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("no results\n")
 
 
 def test_text_without_a_known_word_is_counted_as_not_to_be_found(run: Run, tmp_path: Path, static: Path) -> None:

@@ -155,7 +155,7 @@ USAGE_ERRORS = {
     "unknown option": ("search idx/ bank --tpo 5", "No such option '--tpo'"),
     "missing argument": ("search idx/", "Missing argument 'QUERY'"),
     "missing output": ("index build rows.txt", "Missing option '-o'"),
-    "no place for vectors": ("embed rows.txt", "say where the vectors go: either -o FOLDER or --format jsonl"),
+    "no place for vectors": ("embed rows.txt", "either -o FOLDER, -o FILE.parquet or --format jsonl"),
     "two places for vectors": ("embed rows.txt -o out --format jsonl", "say where the vectors go"),
     "zero hits": ("search idx/ bank -k 0", "0 is not in the range x>=1"),
     "unknown format": ("search idx/ bank --format xml", "'xml' is not one of 'table', 'json', 'jsonl', 'csv'"),

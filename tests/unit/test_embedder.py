@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 import ctxembed.embedder
 from ctxembed.config import Pooling, PoolingConfig
-from ctxembed.embedder import Embedder, OnLong
+from ctxembed.embedder import OVERLAP, Embedder, OnLong
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
 from ctxembed.model.device import is_bfloat16_fast
+from ctxembed.model.encoder import TransformerEncoder
 from ctxembed.text import find_usage, word_spans
-from ctxembed.tokenizer import SubwordTokenizer, token_ranges
+from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig, token_ranges
 from ctxembed.types import LongTexts, TextEncoder, Usage, UsageEncoder, Vectors
 
 TEXTS = [
@@ -214,6 +215,35 @@ def test_a_text_that_just_fits_is_not_long(checkpoint: Checkpoint) -> None:
     assert embedder.long_texts == LongTexts()
 
 
+@pytest.mark.parametrize(("length", "windows"), [(WIDTH - 1, 1), (WIDTH, 1), (WIDTH + 1, 2), (2 * WIDTH, 3)])
+def test_windows_begin_behind_the_last_token_that_fits(checkpoint: Checkpoint, length: int, windows: int) -> None:
+    embedder = embedder_with(checkpoint)
+    encoded = checkpoint.tokenizer.encode_batch([LONG])
+    text = LONG[: encoded.offsets[0][length - 1, 1]]
+    (ids,) = checkpoint.tokenizer.encode_ids([text])
+    assert len(ids) == length
+    cuts = list(ctxembed.embedder._cut(length, WIDTH))
+    assert len(cuts) == windows
+    # Special tokens stand in every window, and it weighs as many tokens as it has without them.
+    means = [hidden_states(checkpoint, ids[a:b].tolist()).mean(axis=0) * (b - a) for a, b in cuts]
+    np.testing.assert_allclose(embedder.encode([text])[0], unit(np.sum(means, axis=0)), **CLOSE)
+    assert embedder.long_texts == LongTexts(texts=int(windows > 1), lost_tokens=0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 300), st.integers(4, 40), st.data())
+def test_every_place_is_read_in_the_window_where_it_stands_farthest_from_an_edge(
+    length: int, width: int, data: st.DataObject
+) -> None:
+    windows = [ctxembed.embedder._Window(7, start, end) for start, end in ctxembed.embedder._cut(length, width)]
+    start = data.draw(st.integers(0, length - 1))
+    end = data.draw(st.integers(start + 1, min(length, start + (width + 1) // 2)))
+    (chosen,) = ctxembed.embedder._central_windows(windows, np.array([[7, start, end, 0]]))
+    contexts = [min(start - begin, stop - end) for _, begin, stop in windows]  # negative where it is cut
+    assert contexts[chosen] == max(contexts)
+    assert contexts[chosen] >= 0 or end - start > width // OVERLAP
+
+
 # Words in context
 
 
@@ -265,6 +295,60 @@ def test_the_layer_is_the_choice_of_the_model_by_default(checkpoint: Checkpoint)
     usages = usages_of(TEXTS[0])
     assert np.array_equal(embedder.encode_usages(usages), embedder.encode_usages(usages, layer=1))
     assert not np.allclose(embedder.encode_usages(usages), embedder.encode_usages(usages, layer=2))
+
+
+def mean_of_layers(checkpoint: Checkpoint, text: str, usages: list[Usage], layers: Sequence[int]) -> Vectors:
+    """Computed layer by layer, through the encoder itself."""
+    encoded = checkpoint.tokenizer.encode_batch([text])
+    first, last = token_ranges(encoded.offsets[0], [u.start for u in usages], [u.end for u in usages])
+    states = [hidden_states(checkpoint, encoded.ids[0].tolist(), layer=layer)[1:-1] for layer in layers]
+    means = [[unit(state[a:b].mean(axis=0)) for state in states] for a, b in zip(first, last, strict=True)]
+    return np.array([unit(np.mean(each, axis=0)) for each in means])
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (-1, 0), (2, 1, 0), [1, 2]])
+def test_several_layers_are_the_mean_of_their_unit_vectors(
+    embedder: Embedder, checkpoint: Checkpoint, layers: Sequence[int]
+) -> None:
+    for text in TEXTS:
+        usages = usages_of(text)
+        expected = mean_of_layers(checkpoint, text, usages, layers)
+        np.testing.assert_allclose(embedder.encode_usages(usages, layer=layers), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_one_layer_in_a_list_is_that_layer_to_the_last_bit(embedder: Embedder, layer: int) -> None:
+    usages = usages_of(TEXTS[0])
+    alone = embedder.encode_usages(usages, layer=layer)
+    np.testing.assert_array_equal(embedder.encode_usages(usages, layer=[layer]), alone)
+
+
+def test_several_layers_take_one_pass_of_the_network(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, passes = embedder._network, []
+
+    class Counted:
+        block = network.block
+
+        def __call__(self, *arguments: Any, **options: Any) -> torch.Tensor:
+            passes.append(options["num_layers"])
+            return network(*arguments, **options)
+
+    monkeypatch.setattr(embedder, "_network", Counted())
+    embedder.encode_usages([usage for text in TEXTS for usage in usages_of(text)], layer=(0, 1))
+    assert passes == [1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ((), "layer names no layer"),
+        ((1, 3), r"layer = 3: tiny has layers 0 \(embedding\) to 2"),
+        ((2, -1), r"layer = \(2, -1\) names one layer twice"),
+    ],
+)
+def test_layers_that_make_no_mean_are_refused(embedder: Embedder, layer: Sequence[int], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        embedder.encode_usages(usages_of(TEXTS[0]), layer=layer)
 
 
 @pytest.mark.parametrize("layer", [3, -4, 99])
@@ -404,3 +488,67 @@ def test_a_stretch_longer_than_a_window_counts_to_its_last_word(embedder: Embedd
     one, other = embedder.encode_usages([Usage(words, 0, len(words)), Usage(changed, 0, len(changed))])
     assert not np.allclose(one, other, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm([one, other], axis=1), 1, **CLOSE)
+
+
+# Any Unicode
+
+ANY_TEXT = st.lists(
+    st.one_of(
+        st.text(max_size=8),  # any character but surrogates
+        st.characters(categories=["Cs", "Cc", "Cf", "Mn", "Co", "Cn"]),
+        st.sampled_from(
+            ["👩\u200d👩\u200d👧", "e\u0301", "日本語", "שלום", "سَلام", "ﷺ", "İ", "ß", "ﬁ", "\u3164", "x" * 70]
+        ),
+        st.sampled_from(["the ", "bank ", " river", "don't ", "\t", "\u00a0", "\u2028"]),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram"])
+def any_kind(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Embedder:
+    """The tiny model with a tokenizer of each kind; its weights mean nothing then, its spans do."""
+    sizes = {"wordpiece": 110, "bpe": 300, "unigram": 60}
+    config = TokenizerConfig(kind=request.param, vocab_size=sizes[request.param])
+    tokenizer = SubwordTokenizer.train(TEXTS, config=config)
+    torch.manual_seed(1)
+    encoder = TransformerEncoder(replace(checkpoint.encoder.config, vocab_size=len(tokenizer)))
+    return Embedder(replace(checkpoint, encoder=encoder, tokenizer=tokenizer, head=None), dtype="float32")
+
+
+@settings(deadline=None, max_examples=150)
+@given(ANY_TEXT)
+def test_every_word_of_any_text_has_its_exact_place_and_a_vector(any_kind: Embedder, text: str) -> None:
+    spans, vectors = any_kind.encode_words(text)
+    assert spans == word_spans(text)
+    assert all(text[span.start : span.end] == span.text for span in spans)
+    assert vectors.shape == (len(spans), 32)
+    encoded = any_kind.tokenizer.encode_batch([text])
+    first, last = token_ranges(encoded.offsets[0], [s.start for s in spans], [s.end for s in spans])
+    assert vectors.any(axis=1).tolist() == (first < last).tolist()  # zero only where there is no token at all
+    np.testing.assert_allclose(np.linalg.norm(vectors[first < last], axis=1), 1, **CLOSE)
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANY_TEXT)
+def test_every_token_of_any_text_has_its_exact_place_and_a_vector(any_kind: Embedder, text: str) -> None:
+    spans, vectors = any_kind.encode_tokens(text)
+    assert all(text[span.start : span.end] == span.text != "" for span in spans)
+    assert vectors.any(axis=1).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANY_TEXT)
+def test_no_word_of_any_text_is_without_a_token(any_kind: Embedder, text: str) -> None:
+    spans, vectors = any_kind.encode_words(text)
+    assert [span.text for span, vector in zip(spans, vectors, strict=True) if not vector.any()] == []
+
+
+def test_a_word_of_unknown_characters_has_the_vector_of_the_unknown_token(
+    embedder: Embedder, checkpoint: Checkpoint
+) -> None:
+    text = "the 日本語 bank"
+    (ids,) = checkpoint.tokenizer.encode_ids([text])
+    assert ids[1] == checkpoint.tokenizer.unknown_id
+    (vector,) = embedder.encode_usages([Usage(text, 4, 7)])
+    np.testing.assert_allclose(vector, unit(hidden_states(checkpoint, ids.tolist())[2]), **CLOSE)

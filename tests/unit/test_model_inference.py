@@ -117,6 +117,27 @@ def test_short_inputs_take_whole_blocks_where_small_ones_give_other_bits(monkeyp
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_everything_is_made_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch, positions: str) -> None:
+    # The device "meta" has shapes and no values, and refuses tensors of the CPU as a GPU does.
+    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda self, block: False)
+    config = EncoderConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=64,
+        max_length=16,
+        positions=positions,
+    )
+    network, earlier = InferenceEncoder(TransformerEncoder(config).eval().to("meta")), {}
+    tokens = torch.zeros(11, dtype=torch.int64, device="meta")
+    with torch.inference_mode():
+        hidden = network(tokens, [4, 4, 3], num_layers=2, earlier=earlier)
+    assert {(each.device.type, each.shape) for each in (hidden, *earlier.values())} == {("meta", (11, 32))}
+    assert list(earlier) == [0, 1]
+
+
 def test_the_plain_products_give_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     network = encoder()
     packed = run(InferenceEncoder(network), texts(5, 9))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.text import word_form
 from ctxembed.types import Document, Span, Usage, Vectors
-from ctxembed.units import embed_corpus, embed_documents
+from ctxembed.units import EmbedCounts, embed_corpus, embed_documents
 from ctxembed.vectors import VectorFolder
 
 DOCUMENTS = [Document("a", "The bank of the river.", {"year": 1990}), Document("b", ""), Document("c", "No. 7 lent it")]
@@ -108,3 +109,86 @@ def test_an_interrupted_corpus_resumes_to_the_same_folder(fake_encoder, tmp_path
     np.testing.assert_array_equal(resumed.vectors(), fake_encoder.encode([d.text for d in documents]))
     for file in sorted(path.name for path in (tmp_path / "whole").iterdir()):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+# What an earlier run computed
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Gives word vectors, and keeps every usage it was asked for."""
+
+    name: str = "words"
+    fingerprint: str = "0" * 64
+    dimension: int = 3
+    asked: list[Usage] = field(default_factory=list)
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        self.asked.extend(usages)
+        rows = [(usage.start, usage.end, len(usage.text)) for usage in usages]
+        return np.array(rows, dtype=np.float32).reshape(-1, 3)
+
+
+def test_unchanged_rows_are_not_computed_again_and_the_folder_is_that_of_a_fresh_run(tmp_path: Path) -> None:
+    old = [Document(str(i), f"word{i} by the river") for i in range(20)]
+    new = [
+        Document("moved", old[7].text),
+        Document("new", "nothing like it"),
+        *old[:5],
+        Document("7", "word7 by a river"),
+    ]
+    embed_corpus(old, encoder=Counting(), path=tmp_path / "old", unit="word", part_rows=11, batch_size=2)
+    encoder, counts = Counting(), EmbedCounts()
+    how = {"unit": "word", "part_rows": 9, "batch_size": 2}
+    embed_corpus(new, encoder=encoder, path=tmp_path / "new", reuse=tmp_path / "old", counts=counts, **how)
+    assert {usage.text for usage in encoder.asked} == {"nothing like it", "word7 by a river"}
+    assert (counts.rows, counts.reused) == (4 + 3 + 20 + 4, 24)
+    assert counts.summary() == ["24 rows reused, 7 computed"]
+    embed_corpus(new, encoder=Counting(), path=tmp_path / "fresh", **how)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "fresh").iterdir()}
+    assert len(files) > 3
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+
+
+def test_nothing_is_reused_of_an_empty_folder(tmp_path: Path) -> None:
+    embed_corpus([], encoder=Counting(), path=tmp_path / "old", unit="word")
+    counts = EmbedCounts()
+    embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "v", unit="word", reuse=tmp_path / "old", counts=counts)
+    assert (counts.rows, counts.reused) == (9, 0)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "how", "message"),
+    [
+        (
+            Counting(name="other", fingerprint="1" * 64),
+            {"unit": "word"},
+            "by words with fingerprint = '0+', .* by other",
+        ),
+        (Counting(), {"unit": "content-word"}, "unit = 'word', this run is by words with unit = 'content-word'"),
+        (Counting(), {"unit": "word", "layer": 2}, "layer = None, this run is by words with layer = 2"),
+    ],
+)
+def test_vectors_of_another_kind_are_not_reused(tmp_path: Path, encoder: Counting, how: dict, message: str) -> None:
+    embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "old", unit="word")
+    with pytest.raises(ArtifactError, match=message):
+        embed_corpus(DOCUMENTS, encoder=encoder, path=tmp_path / "new", reuse=tmp_path / "old", **how)
+    assert not (tmp_path / "new").exists()
+
+
+def test_rounded_vectors_are_not_reused(tmp_path: Path) -> None:
+    embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "old", unit="word", dtype="int8")
+    with pytest.raises(ArtifactError, match="keeps int8, rounded vectors"):
+        embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "new", unit="word", reuse=tmp_path / "old")
+
+
+def test_rows_without_a_vector_are_counted(fake_encoder) -> None:
+    counts = EmbedCounts()
+    embed_documents(DOCUMENTS, fake_encoder, counts=counts)
+    assert (counts.rows, counts.num_zero) == (3, 1)
+    assert counts.summary() == ["1 rows have no vector (no token that the model could read): they are zero"]
+
+
+def test_an_encoder_that_cannot_average_layers_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match=r"layer = \(1, 2\): words cannot average layers, name one"):
+        embed_documents(DOCUMENTS, WordEncoder(), unit="word", layer=(1, 2))

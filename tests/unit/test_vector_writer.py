@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.errors import ArtifactError, DiskFullError, InvalidInputError
 from ctxembed.types import Document
 from ctxembed.vector_writer import VectorWriter, to_stored
 from ctxembed.vectors import Manifest, Row, VectorFolder, from_stored
@@ -295,3 +300,53 @@ def test_a_mistake_after_a_part_keeps_what_is_finished(tmp_path):
     with pytest.raises(InvalidInputError, match="row 7"):
         write_until_the_mistake()
     assert len(write(tmp_path / "v", resume=True)) == len(write(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_the_loss_of_storage_is_measured_on_every_row(tmp_path, dtype):
+    vectors = np.random.default_rng(1).standard_normal((50, 4), dtype=np.float32)
+    vectors[7] = 0  # says nothing about the loss
+    with VectorWriter(tmp_path / "v", settings={}, dimension=4, dtype=dtype) as writer:
+        for first in (0, 20):
+            block = vectors[first : first + 20 + first // 2]
+            writer.append([Row(str(i), "x") for i in range(len(block))], block, documents=[])
+    stored = VectorFolder.open(tmp_path / "v").vectors()
+    there = vectors.any(axis=1)
+    dot = (stored.astype(float) * vectors).sum(axis=1)[there]
+    cosines = dot / (np.linalg.norm(stored, axis=1) * np.linalg.norm(vectors, axis=1))[there]
+    assert writer.loss.rows == 49
+    assert writer.loss.mean == pytest.approx(cosines.mean(), abs=1e-7)
+    assert writer.loss.worst == pytest.approx(cosines.min(), abs=1e-7)
+    assert 0.99 < writer.loss.worst < writer.loss.mean < 1
+
+
+def test_float32_loses_nothing_and_measures_nothing(tmp_path):
+    with VectorWriter(tmp_path / "v", settings=SETTINGS, dimension=4) as writer:
+        feed(writer, DOCUMENTS)
+    assert (writer.loss.rows, writer.loss.worst) == (0, 1.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of open files are read from /proc")
+@pytest.mark.parametrize("failing", ["part-00000.npy", "part-00000.parquet", "part-00001.npy", "manifest.json"])
+def test_a_full_disk_keeps_what_is_finished_and_resumes(tmp_path, monkeypatch, failing):
+    write(tmp_path / "whole")
+    real, synced = os.fsync, []
+
+    def no_room(descriptor):
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        synced.append(name)
+        if failing in name and (failing != "manifest.json" or len(synced) > 5):  # not the one of the beginning
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        with pytest.raises(DiskFullError, match=rf"the disk is full: .*{failing} could not be written"):
+            write(tmp_path / "v")
+    assert not any(path.name.endswith(".tmp") for path in (tmp_path / "v").iterdir())
+    with pytest.raises(InvalidInputError, match="continue it with --resume"):
+        write(tmp_path / "v")
+    write(tmp_path / "v", resume=True)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "v").iterdir())
+    assert all((tmp_path / "v" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)

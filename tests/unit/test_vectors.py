@@ -287,3 +287,37 @@ def test_foreign_lines_must_be_utf8(tmp_path):
     (tmp_path / "ids.txt").write_bytes(b"\xff\n")
     with pytest.raises(InvalidInputError, match="is not UTF-8"):
         read_foreign(tmp_path / "x.npy", ids=tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_all_vectors_are_the_parts_joined_in_the_order_of_the_manifest(tmp_path, dtype):
+    folder = write(tmp_path / "v", dtype=dtype)
+    names = [part["name"] for part in json.loads((tmp_path / "v" / "manifest.json").read_text())["parts"]]
+    assert len(names) == 3
+    joined = np.concatenate([np.load(tmp_path / "v" / f"{name}.npy", allow_pickle=False) for name in names])
+    assert joined.dtype == dtype
+    np.testing.assert_array_equal(joined, folder.vectors())
+
+
+def test_int8_is_read_as_the_docs_say(tmp_path):
+    folder = write(tmp_path / "v", dtype="int8")
+    part = np.load(tmp_path / "v" / "part-00000.npy", mmap_mode="r", allow_pickle=False)
+    vectors = part["values"] * part["scale"][:, None]
+    assert (vectors.dtype, part["values"].dtype) == (np.float32, np.int8)
+    np.testing.assert_array_equal(vectors, folder.vectors()[: len(part)])
+    exact = [vector_of(row) for rows in BLOCKS for row in rows][: len(part)]
+    np.testing.assert_allclose(vectors, exact, atol=np.abs(exact).max() / 250)
+
+
+def test_content_hashes_are_those_of_the_rows(tmp_path):
+    folder = write(tmp_path / "v")
+    assert [f"{number:016x}" for number in folder.content_hashes()] == [row.content_hash for row in folder.rows()]
+
+
+def test_settings_name_the_conditions_of_an_encoder_that_has_some(fake_encoder):
+    assert encoder_settings(fake_encoder, unit="word", layer=(3, -1)) == {
+        "model": "fake",
+        "fingerprint": fake_encoder.fingerprint,
+        "unit": "word",
+        "layer": [3, -1],
+    }

@@ -1,0 +1,63 @@
+"""Vectors that an earlier run computed already: rows whose text and span have not changed are not embedded again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.errors import ArtifactError
+from ctxembed.types import Vectors
+from ctxembed.vectors import Row, VectorFolder
+
+
+class KnownVectors:
+    """The vectors of a finished folder, found by the content hash of their rows."""
+
+    def __init__(self, folder: VectorFolder) -> None:
+        self._folder = folder
+        hashes = folder.content_hashes()
+        self._numbers = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._numbers]
+
+    @classmethod
+    def open(cls, path: str | Path, *, settings: Mapping[str, Any]) -> Self:
+        """Open a finished folder whose vectors are those that a run with these settings would compute.
+
+        Args:
+            path: A vector folder in float32, so that its vectors are exact.
+            settings: Those of the new run; see ``vectors.encoder_settings``.
+
+        Raises:
+            MissingInputError: If there is no such folder.
+            ArtifactError: If it is unfinished or damaged, was made with another model, unit or layer, or keeps rounded
+                vectors.
+        """
+        folder = VectorFolder.open(path)
+        old, new = folder.settings, settings
+        for key in ("fingerprint", *sorted({*old, *new} - {"model", "fingerprint"})):
+            if old.get(key) != new.get(key):
+                raise ArtifactError(
+                    f"{path} was made by {old.get('model')} with {key} = {old.get(key)!r}, this run is by "
+                    f"{new.get('model')} with {key} = {new.get(key)!r}: reuse vectors of the same model and settings"
+                )
+        if folder.manifest.dtype != "float32":
+            raise ArtifactError(
+                f"{path} keeps {folder.manifest.dtype}, rounded vectors: only those of a float32 folder can be reused"
+            )
+        return cls(folder)
+
+    def find(self, rows: Sequence[Row]) -> NDArray[np.int64]:
+        """Return for each row the number of a row with the same content, (N,), or -1."""
+        wanted = np.array([int(row.content_hash, 16) for row in rows], dtype=np.uint64)
+        if not len(self._hashes):
+            return np.full(len(rows), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        return np.where(self._hashes[places] == wanted, self._numbers[places], -1).astype(np.int64)
+
+    def take(self, numbers: NDArray[np.int64]) -> Vectors:
+        """Return the vectors of rows by their numbers, float32 (N, D)."""
+        return self._folder.take(numbers)
