@@ -11,6 +11,7 @@ import click
 from ctxembed.config import PRESETS
 
 from .options import (
+    READING,
     inputs_argument,
     load_any,
     long_option,
@@ -28,7 +29,21 @@ if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
     from ctxembed.evaluation.datasets import Kind, Suite
     from ctxembed.evaluation.runner import SystemResult
+    from ctxembed.evaluation.speed import EncodingSpeed
     from ctxembed.evaluation.training_speed import Peer
+    from ctxembed.evaluation.workloads import Workload
+
+SPEED_PEERS = (
+    "ctxembed-float32",
+    "sentence-transformers",
+    "sentence-transformers-bf16",
+    "onnxruntime",
+    "onnxruntime-int8",
+    "openvino",
+)
+
+UTILISATION = ("tokenization_share", "gigaflops", "machine_gigaflops")
+"""Figures of our own engine, which a table leaves to stderr."""
 
 output_option = click.option(
     "-o",
@@ -37,16 +52,17 @@ output_option = click.option(
     metavar="FILE",
     help="Also write the results as JSON, with versions, seed, fingerprints and hashes of the data.",
 )
+models_option = click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="FOLDER",
+    help="Model or static vectors, repeatable; the model that ships by default. [env: CTXEMBED_MODEL]",
+)
 bench_options = stacked(
     click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Folder of data sets (see above)."),
-    click.option(
-        "-m",
-        "--model",
-        "models",
-        multiple=True,
-        metavar="FOLDER",
-        help="Model or static vectors, repeatable; the model that ships by default. [env: CTXEMBED_MODEL]",
-    ),
+    models_option,
     output_option,
     format_option,
     seed_option,
@@ -174,6 +190,114 @@ def training(
         record = {"trial": asdict(settings), "inputs": [Path(name).name for name in inputs], "results": rows}
         write_json(output, {**record, "environment": environment()})
     emit([{name: value for name, value in row.items() if name != "profile"} for row in rows], output_format)
+
+
+@bench.command()
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]")
+@models_option
+@click.option(
+    "--against",
+    "peers",
+    type=click.Choice(SPEED_PEERS),
+    multiple=True,
+    help="Another library, or our own engine in float32, with the weights of the first model; repeatable.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Hugging Face folder of the first model, for other libraries; by default one is written from its weights.",
+)
+@click.option(
+    "--workload",
+    "workloads",
+    type=click.Choice(["mixed", "titles", "documents", "query", "texts"]),
+    multiple=True,
+    help="Kind of texts (see above), repeatable; mixed and query by default.",
+)
+@click.option("--rows", type=int, default=1000, show_default=True, help="Texts; documents are a hundredth of it.")
+@click.option("--repeats", type=int, default=3, show_default=True, help="Timed rounds; all have a turn in each.")
+@output_option
+@format_option
+@reading_options
+@seed_option
+@runtime_options
+def speed(
+    inputs: tuple[str, ...],
+    models: tuple[str, ...],
+    peers: tuple[str, ...],
+    weights: Path | None,
+    workloads: tuple[Workload, ...],
+    output: Path | None,
+    output_format: str,
+    reading: ReadOptions,
+    device: str,
+    **trial: Any,
+) -> None:
+    """How fast does text become sentence vectors? Beside other libraries with the same weights, in turns.
+
+    Texts are cut out of INPUT, or of the sample corpus that ships: mixed (5 to 200 words), titles (10), documents
+    (2,000) and query (10, one at a time); texts are those of INPUT as they are. Of several models (no static
+    vectors), others are compared with the first. A system that is missing says how to install it. A thousand rows and
+    three others take a few minutes on two cores.
+
+    \b
+    Example:   ctxembed bench speed -m model/ --against sentence-transformers --against onnxruntime-int8
+    """
+    from ctxembed.corpus import texts
+    from ctxembed.evaluation.peers import open_peers
+    from ctxembed.evaluation.speed import SpeedTrial, compare_speed, own_models, speed_rows, write_speed
+    from ctxembed.model.checkpoint import load_checkpoint
+    from ctxembed.runtime import data_directory, default_model
+
+    refuse_idle(("device",), "here: speed is timed on the CPU")
+    if not inputs:
+        refuse_idle(READING, "without INPUT")
+        if "texts" in workloads:
+            raise click.UsageError("--workload texts needs INPUT: name a file, or choose another workload")
+    settings = SpeedTrial(workloads=workloads or ("mixed", "query"), **trial)
+    others = [name for name in dict.fromkeys(peers) if name != "ctxembed-float32"]
+    if not others:
+        refuse_idle(("weights",), "without another library: name one with --against")
+    sources = inputs or (str(data_directory() / "corpora" / "sample.txt"),)
+    sentences = list(texts(open_corpus(sources, reading)))
+    paths = models or (os.environ.get("CTXEMBED_MODEL") or default_model("encoder"),)
+    own = own_models([load_checkpoint(path) for path in paths])
+    results = []
+    with open_peers(others, own[0].checkpoint, weights) as opened:
+        float32 = "ctxembed-float32" in peers
+        for each in compare_speed(own, opened, sentences, trial=settings, float32=float32, tell=say):
+            results.append(each)
+            _say_utilisation(each)
+    if output is not None:
+        names = [Path(name).name for name in inputs]
+        write_speed(output, results, models=own, trial=settings, inputs=names)
+    rows = speed_rows(results)
+    if output_format != "table":
+        emit(rows, output_format)
+        return
+    for workload in settings.workloads:
+        part = [row for row in rows if row["workload"] == workload]
+        idle = {
+            "workload",
+            "texts",
+            *UTILISATION,
+            *(name for name in part[0] if all(row[name] is None for row in part)),
+        }
+        idle |= {"lowest", "highest", "tokens_per_second"} if workload == "query" else set()
+        idle |= {"model"} if len({row["model"] for row in part}) == 1 else set()
+        emit([{name: row[name] for name in row if name not in idle} for row in part], "table", title=workload)
+
+
+def _say_utilisation(each: EncodingSpeed) -> None:
+    used = each.utilisation
+    if used is not None:
+        largest = ", ".join(f"{name} {share:.0%}" for name, share in used.profile[:5])
+        say(
+            f"{each.workload}, {each.system} ({each.model}): {used.tokenization_share:.1%} of the time is "
+            f"tokenization; {used.gigaflops:,.0f} GFLOP/s of the {used.machine_gigaflops:,.0f} that matrix products "
+            f"reach here; the rest: {largest}"
+        )
 
 
 def _run(

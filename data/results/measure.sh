@@ -2,6 +2,7 @@
 # Makes every figure that README.md and the model cards quote, and keeps it beside this file. Stop other work on the machine first.
 #   CORPUS    folder of *.txt.zst      EVAL      folder of evaluation sets (wic/, mcl_wic_en/, stsb/, sick/, cranfield/, ...)
 #   TEACHERS  folder with all-MiniLM-L6-v2, for comparison      RUN  scratch folder
+#   MODEL     all-MiniLM-L6-v2 as `ctxembed import` makes it (made in RUN if not given), for `speed`
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 : "${CORPUS:?}" "${EVAL:?}" "${TEACHERS:?}" "${RUN:?}"
@@ -69,6 +70,14 @@ PY
 training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
+}
+
+speed() { # text to sentence vectors beside other libraries with the same weights, and the model that ships beside them
+  local model=${MODEL:-$RUN/minilm} weights="$TEACHERS/all-MiniLM-L6-v2"
+  [ -d "$model" ] || ctxembed import "$weights" -o "$model"
+  ctxembed bench speed -m "$model" -m "$encoder" --weights "$weights" $(printf -- '--against %s ' ctxembed-float32 sentence-transformers \
+    sentence-transformers-bf16 onnxruntime onnxruntime-int8 openvino) $(printf -- '--workload %s ' mixed titles documents query) \
+    --rows "${ROWS:-4000}" -o "$here/speed.json" --format table
 }
 
 embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-out masked-word loss after equal steps

@@ -60,6 +60,11 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _short_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctxembed.evaluation.utilisation.SECONDS", 0.001)
+
+
 def write(path: Path, rows: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -146,3 +151,49 @@ def test_help_says_the_format_and_gives_an_example(kind: str) -> None:
     assert ".jsonl" in text
     assert f"  Example:   ctxembed bench {kind} --data" in text
     assert "\\b" not in text
+
+
+def test_speed_prints_every_contender_and_keeps_what_is_needed_to_repeat_it(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "speed.json"
+    call = ("speed", "-m", tiny_model, "--against", "ctxembed-float32", "--rows", "20", "--repeats", "2", "-o", path)
+    result = bench(*call, "--format", "json")
+    rows = json.loads(result.stdout)
+    assert [(row["workload"], row["system"]) for row in rows] == [
+        (workload, system) for workload in ("mixed", "query") for system in ("ctxembed", "ctxembed-float32")
+    ]
+    assert rows[0]["ratio"] == 1
+    assert rows[1]["min_cosine"] == pytest.approx(1)
+    assert "of the time is tokenization" in result.stderr
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["trial"] == {"workloads": ["mixed", "query"], "rows": 20, "repeats": 2, "seed": 1}
+    assert list(content["models"]) == ["tiny"]
+    assert {"vector_instructions", "amx", "threads"} <= set(content["cpu"])
+    assert content["results"][0]["utilisation"]["profile"]
+
+
+def test_speed_of_texts_as_they_are_reads_the_input(tmp_path: Path, tiny_model: Path) -> None:
+    write(tmp_path / "in.jsonl", [{"body": "one two"}, {"body": "three"}])
+    call = ("speed", tmp_path / "in.jsonl", "--text-column", "body", "--workload", "texts", "-m", tiny_model)
+    rows = json.loads(bench(*call, "--repeats", "1", "--format", "json").stdout)
+    assert [(row["system"], row["texts"]) for row in rows] == [("ctxembed", 2), ("ctxembed-truncated", 2)]
+
+
+def test_speed_table_has_a_part_for_each_workload(tiny_model: Path) -> None:
+    call = ("speed", "-m", tiny_model, "--rows", "20", "--repeats", "1", "--workload", "titles", "--workload", "query")
+    table = bench(*call).stdout.split("query", maxsplit=1)
+    assert "latency_ms" not in table[0]
+    assert "latency_ms" in table[1]
+
+
+def test_speed_refuses_what_would_do_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    for idle in (["--weights", tmp_path], ["--text-column", "body"], ["--workload", "texts"]):
+        result = bench("speed", "-m", tiny_model, *idle)
+        assert result.exit_code == 2, result.stdout
+
+
+def test_speed_offers_every_peer_that_there_is() -> None:
+    from ctxembed_cli.bench import SPEED_PEERS
+
+    from ctxembed.evaluation.peers import PEERS
+
+    assert ("ctxembed-float32", *PEERS) == SPEED_PEERS
