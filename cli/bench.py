@@ -18,7 +18,7 @@ from .options import (
     open_corpus,
     reading_options,
     refuse_idle,
-    report_long,
+    report_encoder,
     runtime_options,
     seed_option,
     stacked,
@@ -322,7 +322,7 @@ def _run(
     results = run_suite(suite, encoders, layers=layers)
     _say_uncovered(results)
     for encoder in encoders:
-        report_long(encoder)
+        report_encoder(encoder)
     if output is not None:
         write_results(output, results, suite=suite, seed=seed)
     rows = result_rows(results)
