@@ -172,7 +172,7 @@ def load_static(path: str | None) -> StaticVectors:
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
     """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
     if model is not None and model.startswith("hf:"):
-        from ctxembed.interop import TransformersEncoder
+        from ctxembed.interop.teacher import TransformersEncoder
 
         return TransformersEncoder(model.removeprefix("hf:"), device=device)
     if model is not None and (Path(model) / "words.txt").exists():
