@@ -26,7 +26,16 @@ T = TypeVar("T")
 
 DEFAULT_MODEL = "default"
 """Stands for the model that ships wherever one is named."""
-RECORDED_LIBRARIES = ("torch", "tokenizers", "faiss-cpu", "numpy", "gensim", "scipy", "transformers")
+RECORDED_LIBRARIES = (
+    "torch",
+    "tokenizers",
+    "faiss-cpu",
+    "numpy",
+    "gensim",
+    "scipy",
+    "transformers",
+    "sentence-transformers",
+)
 
 
 def require(library: str, extra: str) -> ModuleType:
