@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 
 import click
@@ -21,6 +22,7 @@ COMMANDS = {
     "compare": "compare",
     "reconstruct": "reconstruct",
     "bench": "bench",
+    "import": "importing",
     "info": "info",
 }
 """Each command and the file of this folder that holds it."""
@@ -40,7 +42,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", package=__package__)
-        command: click.Command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(module, name)
         return command
 
 
@@ -49,7 +52,8 @@ class LazyGroup(click.Group):
 def ctxembed() -> None:
     """Embed text, search it by meaning, and see how a word's meaning shifts with its context.
 
-    Results go to stdout, everything else to stderr. Nothing is downloaded and nothing is sent anywhere.
+    Results go to stdout, everything else to stderr. Nothing is sent anywhere, and nothing is downloaded
+    but what `import --download` names.
 
     \b
     Begin with:   ctxembed demo

@@ -228,7 +228,7 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
     if (is_foreign or is_static) and chosen_precision() != "auto":
         say(f"--precision does nothing with {model}")
     if model is not None and is_foreign:
-        from ctxembed.interop import TransformersEncoder
+        from ctxembed.interop.teacher import TransformersEncoder
 
         return TransformersEncoder(model.removeprefix("hf:"), device=device)
     if is_static:

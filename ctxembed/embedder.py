@@ -151,7 +151,8 @@ class Embedder:
 
         Args:
             texts: Any number, of any length.
-            prompt: Put before each text: one of the model's prompts by name, or the words themselves.
+            prompt: Put before each text: one of the model's prompts by name, or the words themselves. None is the
+                model's default prompt, which few models have; an empty string is none at all.
 
         Returns:
             float32 (N, D), L2-normalised, in the order given; an empty text is a zero row.
@@ -161,7 +162,8 @@ class Embedder:
                 a text is too long and ``on_long`` is "error".
         """
         _check_texts(texts)
-        before = "" if prompt is None else self._checkpoint.prompts.get(prompt, prompt)
+        asked = (self._checkpoint.default_prompt or "") if prompt is None else prompt
+        before = self._checkpoint.prompts.get(asked, asked)
         result = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for first in range(0, len(texts), CHUNK_TEXTS):
             chunk = [before + text if text.strip() else "" for text in texts[first : first + CHUNK_TEXTS]]

@@ -29,7 +29,16 @@ DEFAULT_MODEL = "default"
 """Stands for the model that ships wherever one is named."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a full disk, a used-up quota and a limit on the size of files."""
-RECORDED_LIBRARIES = ("torch", "tokenizers", "faiss-cpu", "numpy", "gensim", "scipy", "transformers")
+RECORDED_LIBRARIES = (
+    "torch",
+    "tokenizers",
+    "faiss-cpu",
+    "numpy",
+    "gensim",
+    "scipy",
+    "transformers",
+    "sentence-transformers",
+)
 
 
 def require(library: str, extra: str) -> ModuleType:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from ctxembed.runtime import write_json
 from ctxembed.text import word_forms
 from ctxembed.types import Vectors
 
@@ -100,3 +101,68 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Subword
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_checkpoint(folder, checkpoint, dtype=torch.float32)
     return folder
+
+
+BERT_VOCABULARY = tuple(
+    dict.fromkeys(
+        [
+            *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "bank", "Bank", "river", "lent", "money", "of"),
+            *(form for letter in "abcdefghijklmnopqrstuvwxyzéσς0123456789" for form in (letter, f"##{letter}")),
+            *"ABCÉ.,;:!?'()-中文😀",
+        ]
+    )
+)
+"""What the small BERT models of the tests read: a few words, letters, and some characters beyond ASCII."""
+
+MakeBert = Callable[..., Path]
+
+
+def make_bert(
+    folder: Path,
+    *,
+    kind: str = "BertModel",
+    pooling: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    **config: Any,
+) -> Path:
+    """Write a small BERT with random weights as transformers does.
+
+    Args:
+        folder: Where it goes.
+        kind: A class of transformers.
+        pooling: Of sentence-transformers, in 1_Pooling/config.json, with modules.json; a plain folder without.
+        settings: For the tokenizer.
+        config: For BertConfig.
+    """
+    import torch
+    import transformers
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    shape |= {"vocab_size": len(BERT_VOCABULARY), "max_position_embeddings": 40, "layer_norm_eps": 1e-7}
+    torch.manual_seed(1)
+    model = getattr(transformers, kind)(transformers.BertConfig(**(shape | config)))
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases too, so that a swapped pair of names is seen
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    model.save_pretrained(folder)
+    vocabulary = {token: number for number, token in enumerate(BERT_VOCABULARY)}
+    transformers.BertTokenizer(vocab=vocabulary, **(settings or {})).save_pretrained(folder)
+    if pooling is not None:
+        kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+        modules = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in kinds.items()]
+        write_json(folder / "modules.json", [{"idx": n, "name": str(n)} | each for n, each in enumerate(modules)])
+        (folder / "1_Pooling").mkdir()
+        write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32} | pooling)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert() -> MakeBert:
+    """``bert(folder, kind="BertForMaskedLM", ...)`` writes a small BERT as transformers does, into the folder."""
+    return make_bert
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT in a folder of sentence-transformers; tests that change it copy it."""
+    return make_bert(tmp_path_factory.mktemp("hf") / "little-bert", pooling={"pooling_mode": "mean"})

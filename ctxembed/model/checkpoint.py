@@ -32,6 +32,7 @@ _ENTRIES: dict[str, type | UnionType] = {
     "pooling": dict,
     "prompts": dict,
     "masked_word_head": bool,
+    "default_prompt": str | None,
     "decoder": dict | None,
     "files": dict,
 }
@@ -48,6 +49,8 @@ class Checkpoint:
     head: MaskedWordHead | None = None
     decoder: TransformerDecoder | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    """The name of the prompt that stands before every whole text unless another is asked for."""
     fingerprint: str = ""
 
 
@@ -100,6 +103,7 @@ def save_checkpoint(
             "encoder": to_mapping(checkpoint.encoder.config),
             "pooling": to_mapping(checkpoint.pooling),
             "prompts": dict(checkpoint.prompts),
+            "default_prompt": checkpoint.default_prompt,
             "masked_word_head": checkpoint.head is not None,
             "decoder": None if checkpoint.decoder is None else to_mapping(checkpoint.decoder.config),
             "files": {name: _file_record(path / name) for name in (WEIGHTS_FILE, TOKENIZER_FILE)},
@@ -131,7 +135,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has format version {config.get('version')}, this ctxembed reads {VERSION}: upgrade ctxembed"
         )
-    config.setdefault("decoder", None)  # models made before there were decoders do not speak of one
+    for entry in ("decoder", "default_prompt"):  # models made before there were any do not speak of them
+        config.setdefault(entry, None)
     if wrong := [name for name, kind in _ENTRIES.items() if not isinstance(config.get(name), kind)]:
         raise ArtifactError(f"{file} is damaged (no usable {', '.join(wrong)}): copy the model anew")
     return config
@@ -170,6 +175,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         tokenizer=tokenizer,
         pooling=pooling,
         prompts=config["prompts"],
+        default_prompt=config["default_prompt"],
         fingerprint=_fingerprint(config),
     )
     try:
@@ -209,4 +215,6 @@ def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _fingerprint(config: Mapping[str, Any]) -> str:
     parts = [json.dumps(config[key], sort_keys=True) for key in ("encoder", "pooling", "prompts")]
+    if config["default_prompt"] is not None:
+        parts.append(config["default_prompt"])
     return sha256_text(*parts, *(config["files"][name]["sha256"] for name in (WEIGHTS_FILE, TOKENIZER_FILE)))

@@ -146,6 +146,8 @@ class ExistingModel:
         encoder, head, decoder = copy.deepcopy((initial.encoder, initial.head, initial.decoder))
         if head is None:
             head = MaskedWordHead(encoder.config)
+            if tell is not None:
+                tell(f"{initial.name} has no masked-word head: a new one begins with nothing, and only mlm teaches it")
         if decoder is None and self.decoder is not None:
             decoder = TransformerDecoder(encoder.config, self.decoder)
         model = replace(

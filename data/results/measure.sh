@@ -89,6 +89,13 @@ embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-o
   done > "$here/embeddings.jsonl"
 }
 
+import-parity() { # an imported model beside its original in transformers and sentence-transformers (which must be installed)
+  local original="$TEACHERS/all-MiniLM-L6-v2" imported="$RUN/imported"
+  rm -rf "$imported"
+  ctxembed import "$original" -o "$imported"
+  python3 "$here/import_parity.py" "$original" "$imported" "$CORPUS/ud_ewt_gum.txt.zst" "$here/import-parity.json"
+}
+
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
 # 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl

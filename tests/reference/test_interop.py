@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
-from ctxembed.interop import TransformersEncoder
+from ctxembed.interop.teacher import TransformersEncoder
 from ctxembed.text import parse_usage
 from ctxembed.types import Encoder, Usage
 
@@ -136,7 +136,7 @@ def test_vectors_do_not_depend_on_the_batch(any_folder: Path, monkeypatch: pytes
     texts = ["the bank of the river lent money", "a", "the bank", "a river", "of the bank"]
     encoder = TransformersEncoder(any_folder)
     together = encoder.encode(texts)
-    monkeypatch.setattr("ctxembed.interop.BATCH_TOKENS", 1)
+    monkeypatch.setattr("ctxembed.interop.teacher.BATCH_TOKENS", 1)
     np.testing.assert_allclose(encoder.encode(texts), together, atol=1e-5)
 
 

@@ -233,6 +233,7 @@ def test_fingerprint_changes_with_any_weight(checkpoint: Checkpoint, tmp_path: P
         {"pooling": PoolingConfig(usage_layer=1)},
         {"prompts": {"query": "other "}},
         {"prompts": {}},
+        {"default_prompt": "query"},
     ],
 )
 def test_fingerprint_changes_with_pooling_and_prompts(

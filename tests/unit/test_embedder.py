@@ -129,6 +129,13 @@ def test_a_prompt_stands_before_each_text(embedder: Embedder) -> None:
     assert cosines(by_name, embedder.encode(TEXTS)).max() < 0.999
 
 
+def test_the_default_prompt_stands_before_each_text_unless_another_is_asked_for(tiny_model: Path) -> None:
+    checkpoint = replace(load_checkpoint(tiny_model), default_prompt="query")
+    asking, plain = Embedder(checkpoint), Embedder.load(tiny_model)
+    np.testing.assert_array_equal(asking.encode(TEXTS), plain.encode(TEXTS, prompt="query"))
+    np.testing.assert_array_equal(asking.encode(TEXTS, prompt=""), plain.encode(TEXTS))
+
+
 def test_a_prompt_before_an_empty_text_leaves_it_a_zero_row(embedder: Embedder) -> None:
     assert not embedder.encode(["", " "], prompt="query").any()
 
