@@ -84,7 +84,7 @@ def open_peers(names: Sequence[str], checkpoint: Checkpoint, weights: Path | Non
         folder = Path(scratch) / "weights" if weights is None else existing(weights)
         if weights is None:
             write_weights(checkpoint, folder)
-        model, graph = checkpoint.name if weights is None else weights.resolve().name, Path(scratch) / "model.onnx"
+        model, graph = checkpoint.name if weights is None else weights.absolute().name, Path(scratch) / "model.onnx"
         yield [replace(_open(name, folder, graph), model=model) for name in names]
 
 

@@ -74,10 +74,10 @@ def measure_utilisation(
     lengths = [len(ids) for call in calls for ids in tokenizer.encode_ids(call)]
     windows = window_lengths(lengths, contender.limit - 2, whole=contender.whole)
     return Utilisation(
-        tokenization_share=_seconds_each(lambda: tokenize(calls)) / seconds,
+        tokenization_share=float(np.median(_call_seconds(lambda: tokenize(calls)))) / seconds,
         gigaflops=encoder_flops(encoder, windows) / seconds / 1e9,
         machine_gigaflops=machine_gigaflops(linear_shapes(encoder), getattr(torch, contender.precision)),
-        profile=profile_run(again, without=_seconds_each(lambda: tokenize(few))),
+        profile=profile_run(again, without=float(np.median(_call_seconds(lambda: tokenize(few))))),
     )
 
 
@@ -140,7 +140,8 @@ def _attention_flops(encoder: TransformerEncoder, windows: NDArray[np.int64]) ->
 def machine_gigaflops(shapes: Sequence[tuple[int, int]], number_format: dtype) -> float:
     """Multiply matrices of these shapes, ROWS rows at a time, on the CPU, and return GFLOP/s over all of them.
 
-    The faster of torch's plain product and oneDNN's with weights laid out beforehand counts for each shape.
+    It is a limit, so for each shape the fastest call counts, of torch's plain product and of oneDNN's with weights laid
+    out beforehand.
     """
     import torch
 
@@ -151,7 +152,7 @@ def machine_gigaflops(shapes: Sequence[tuple[int, int]], number_format: dtype) -
             rows = torch.randn(ROWS, inputs, generator=generator).to(number_format)
             weight = torch.randn(outputs, inputs, generator=generator).to(number_format)
             flops += 2.0 * ROWS * inputs * outputs
-            seconds += min(_seconds_each(product) for product in _products(rows, weight))
+            seconds += min(min(_call_seconds(product)) for product in _products(rows, weight))
     return flops / seconds / 1e9
 
 
@@ -166,15 +167,15 @@ def _products(rows: Tensor, weight: Tensor) -> list[Callable[[], Tensor]]:
     return products
 
 
-def _seconds_each(run: Callable[[], object]) -> float:
-    """Return the median time of a call."""
+def _call_seconds(run: Callable[[], object]) -> list[float]:
+    """Call something for SECONDS, after once to warm up, and return the time of each call."""
     run()
     times: list[float] = []
     while sum(times) < SECONDS:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return times
 
 
 def profile_run(run: Callable[[], object], *, without: float) -> tuple[tuple[str, float], ...]:
