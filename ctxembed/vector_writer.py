@@ -234,7 +234,7 @@ def to_stored(vectors: Vectors, dtype: StoredType) -> NDArray[Any]:
     Args:
         vectors: float32 (N, D), finite.
         dtype: ``int8`` divides each row by its scale, the largest absolute value / 127, and rounds: a value is off by
-            half a scale at most, and a zero row stays one.
+            half a scale at most, and a zero row stays one, as does a row of values below 1e-36.
 
     Returns:
         Floats (N, D), or for int8 records (N,) of ``scale`` and D ``values``.
