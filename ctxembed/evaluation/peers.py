@@ -296,6 +296,8 @@ def write_weights(checkpoint: Checkpoint, folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer, processors
 
+    from ctxembed.interop.bert import bert_name
+
     config, tokenizer = checkpoint.encoder.config, checkpoint.tokenizer
     same = (config.positions, config.norm, config.feed_forward) == ("learned", "post", "gelu")
     check(
@@ -316,7 +318,7 @@ def write_weights(checkpoint: Checkpoint, folder: Path) -> None:
         type_vocab_size=max(1, config.num_token_types),
     )
     model = transformers.BertModel(bert)
-    state = {_bert_name(name): value for name, value in checkpoint.encoder.state_dict().items()}
+    state = {bert_name(name): value for name, value in checkpoint.encoder.state_dict().items()}
     state.setdefault("embeddings.token_type_embeddings.weight", torch.zeros(1, config.hidden_size))
     model.load_state_dict({**model.state_dict(), **state})  # its pooler has no counterpart, and no say here
     model.save_pretrained(folder)
@@ -331,32 +333,3 @@ def write_weights(checkpoint: Checkpoint, folder: Path) -> None:
     )
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=config.max_length, **special)
     fast.save_pretrained(folder)
-
-
-_BERT_NAMES = {
-    "embedding.tokens": "embeddings.word_embeddings",
-    "embedding.positions": "embeddings.position_embeddings",
-    "embedding.types": "embeddings.token_type_embeddings",
-    "embedding.norm": "embeddings.LayerNorm",
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "feed_forward.inner": "intermediate.dense",
-    "feed_forward.outer": "output.dense",
-    "feed_forward_norm": "output.LayerNorm",
-}
-
-
-def _bert_name(name: str) -> str:
-    """Return what BERT calls a weight of ours.
-
-    >>> _bert_name("layers.3.attention.query.weight")
-    'encoder.layer.3.attention.self.query.weight'
-    """
-    module, _, kind = name.rpartition(".")
-    if module.startswith("layers."):
-        _, number, part = module.split(".", 2)
-        return f"encoder.layer.{number}.{_BERT_NAMES[part]}.{kind}"
-    return f"{_BERT_NAMES[module]}.{kind}"

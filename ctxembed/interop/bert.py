@@ -119,7 +119,7 @@ def read_networks(folder: Path, shape: EncoderConfig, *, max_length: int) -> Net
         tensors[_POSITIONS], shape = table[:max_length].clone(), replace(shape, max_length=max_length)
     with torch.device("meta"):  # shapes alone: no weights are drawn
         encoder, head = TransformerEncoder(shape), MaskedWordHead(shape)
-    used = _fill(encoder, tensors, folder, {name: _their_name(name) for name in encoder.state_dict()})
+    used = _fill(encoder, tensors, folder, {name: bert_name(name) for name in encoder.state_dict()})
     notes = []
     kept: MaskedWordHead | None = None
     if any(name.startswith(f"{_HEAD}transform.") for name in tensors):
@@ -192,10 +192,10 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _their_name(name: str) -> str:
+def bert_name(name: str) -> str:
     """Return the name in BERT of a weight of our encoder.
 
-    >>> _their_name("layers.3.attention.query.bias"), _their_name("embedding.norm.weight")
+    >>> bert_name("layers.3.attention.query.bias"), bert_name("embedding.norm.weight")
     ('encoder.layer.3.attention.self.query.bias', 'embeddings.LayerNorm.weight')
     """
     if layer := re.fullmatch(r"layers\.(\d+)\.(.+)", name):
