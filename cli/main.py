@@ -20,6 +20,8 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "compare": "compare",
+    "senses": "senses",
+    "shift": "shift",
     "reconstruct": "reconstruct",
     "bench": "bench",
     "import": "importing",

@@ -3,14 +3,15 @@
 The number is decided by splitting. A group of uses is cut in two by 2-means on one random half of it, and the cut is
 tried on the other half: the held-out uses are projected on the line through the two centres, and what counts is how
 many standard deviations the two sides lie apart (``separation``). A single normal cloud cut through its middle gives
-2.65, whatever its width or shape, so a cut stands only clearly above that. Groups are split until no cut stands; words
-of one sense stay whole. Letters: N uses, D width, K senses.
+2.65, whatever its width or shape; two halves of one sense that differ in grammar (a noun and the noun before another)
+give 3 to 4.5. A cut stands from ``SEPARATION``. Groups are split until no cut stands; words of one sense stay whole.
+Letters: N uses, D width, K senses.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -33,6 +34,11 @@ SMALLEST_GROUP = 5
 UNCLEAR_MARGIN = 0.05
 """A use is unclear if its distances to the two nearest centres differ by less than this share."""
 HALVINGS = 4
+SEPARATION = 5.0
+"""Standard deviations, inside a side, that the two sides of a cut must lie apart on held-out uses. Chosen on made-up
+words: of one sense with heavy-tailed, skewed or two-fold variation, which stay whole, and of two to four senses."""
+SMALLEST_FORM = 5
+"""Uses of a written form from which its own mean can be told."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def cluster_uses(vectors: Vectors, *, k: int | None = None, method: Method = "k-
     """Group uses of a word.
 
     Args:
-        vectors: Unit vectors (N, D), at least one.
+        vectors: Unit vectors (N, D), at least one, of one written form or ``without_forms``.
         k: How many groups; decided by splitting where None (HDBSCAN always decides itself).
         method: How members are found once the number is known: k-means from the centres of the splits, agglomerative
             clustering with average linkage, or HDBSCAN.
@@ -86,6 +92,29 @@ def cluster_uses(vectors: Vectors, *, k: int | None = None, method: Method = "k-
     return _assigned(vectors, centres, outside, refine=method == "k-means")
 
 
+def without_forms(vectors: Vectors, forms: Sequence[str]) -> Vectors:
+    """Take out what the written form adds: move the uses of each form so that all forms have one mean.
+
+    "lines" lies far from "line" whatever its sense, and would be found as a sense of its own. A form of fewer than
+    ``SMALLEST_FORM`` uses stays where it is.
+
+    Args:
+        vectors: (N, D).
+        forms: The written form of each use, (N,).
+
+    Returns:
+        New vectors (N, D), no longer of unit length where there are several forms; ``vectors`` itself where not.
+    """
+    names, numbers = np.unique(np.asarray(forms), return_inverse=True)
+    if len(names) < 2:
+        return vectors
+    moved, mean = vectors.copy(), vectors.mean(axis=0)
+    for number in np.flatnonzero(np.bincount(numbers) >= SMALLEST_FORM):
+        members = numbers == number
+        moved[members] += mean - vectors[members].mean(axis=0)
+    return moved
+
+
 def split_uses(vectors: Vectors, *, seed: int = 1) -> Labels:
     """Split uses into as many groups as stand apart; return their labels (N,)."""
     labels = np.zeros(len(vectors), dtype=np.int64)
@@ -93,7 +122,7 @@ def split_uses(vectors: Vectors, *, seed: int = 1) -> Labels:
     open_groups = [0]
     while open_groups and labels.max() + 1 < MAX_SENSES:
         members = np.flatnonzero(labels == open_groups.pop())
-        if len(members) < 2 * smallest or separation(vectors[members], seed=seed) < required_separation(len(members)):
+        if len(members) < 2 * smallest or separation(vectors[members], seed=seed) < SEPARATION:
             continue
         halves = _k_means(vectors[members], 2, seed=seed)
         if np.bincount(halves, minlength=2).min() < smallest:
@@ -124,14 +153,6 @@ def separation(vectors: Vectors, *, seed: int = 1) -> float:
     return float(np.mean(found))
 
 
-def required_separation(number: int) -> float:
-    """Return the separation from which a cut of so many uses stands.
-
-    A normal cloud gives 2.65; few uses scatter around that, and even a cloud as flat as a box gives 3.46 at most.
-    """
-    return float(3.0 + 3.0 / np.sqrt(number))
-
-
 def silhouette(vectors: Vectors, labels: Labels, *, seed: int = 1) -> float | None:
     """Return the mean silhouette by cosine distance, in [-1, 1], of at most a thousand uses; None for one group."""
     from sklearn.metrics import silhouette_score
@@ -146,10 +167,10 @@ def silhouette(vectors: Vectors, labels: Labels, *, seed: int = 1) -> float | No
 def stability(
     vectors: Vectors, *, k: int | None, method: Method = "k-means", seed: int = 1, rounds: int = 10, share: float = 0.8
 ) -> float:
-    """Return how alike the groups of two overlapping samples of the uses are: mean adjusted Rand index on what they share.
+    """Return how alike the groups of two overlapping samples of the uses are: mean adjusted Rand index of shared uses.
 
-    The number of groups is decided anew in each sample unless ``k`` is given, so a word whose number changes from sample
-    to sample is not stable; samples that both find one group agree (1).
+    The number of groups is decided anew in each sample unless ``k`` is given, so a word whose number changes from
+    sample to sample is not stable; samples that both find one group agree (1).
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -219,8 +240,7 @@ def _quiet(fit: Callable[[], Any]) -> Labels:
     """Fit without scikit-learn's warning about fewer distinct uses than groups: the groups say so themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        labels = np.asarray(fit(), dtype=np.int64)
-    return labels
+        return np.asarray(fit(), dtype=np.int64)
 
 
 def _centres(vectors: Vectors, labels: Labels) -> Vectors:
@@ -245,4 +265,5 @@ def _assigned(vectors: Vectors, centres: Vectors, outside: NDArray[np.bool_], *,
 
 def _squared_distances(vectors: Vectors, centres: Vectors) -> NDArray[np.float64]:
     squares = (vectors**2).sum(axis=1)[:, None] - 2 * vectors @ centres.T + (centres**2).sum(axis=1)[None, :]
-    return np.maximum(squares.astype(np.float64), 0)
+    positive: NDArray[np.float64] = np.maximum(squares.astype(np.float64), 0)
+    return positive

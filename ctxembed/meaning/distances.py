@@ -193,7 +193,8 @@ def _one_hot(
         (len(old), len(new)) == (num_old, num_new),
         f"{len(old)} and {len(new)} senses came with {num_old} and {num_new} uses: give one for each",
     )
-    return np.eye(int(senses.max()) + 1, dtype=np.float32)[senses]
+    table: NDArray[np.float32] = np.eye(int(senses.max()) + 1, dtype=np.float32)[senses]
+    return table
 
 
 def _half(size: int) -> NDArray[np.bool_]:

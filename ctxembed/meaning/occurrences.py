@@ -5,6 +5,7 @@ A word is its lookup form; each use stands in its sentence. Uses may also be giv
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 from collections import Counter, defaultdict
@@ -20,6 +21,7 @@ from ctxembed.types import Document, Scalar, Usage
 Grouping: TypeAlias = Callable[[Document], str | None]
 """Names the group of a document: a period, a newspaper; None leaves the document out."""
 MAX_COUNTED_FORMS = 2_000_000
+_form = functools.lru_cache(maxsize=2**16)(word_form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def find_uses(
 
 
 def _find_in(document: Document, table: Mapping[str, str], group: str, collector: UseCollector) -> None:
-    spans = [(span, table[form]) for span in word_spans(document.text) if (form := word_form(span.text)) in table]
+    spans = [(span, table[form]) for span in word_spans(document.text) if (form := _form(span.text)) in table]
     if not spans:
         return
     sentences = iter(sentence_spans(document.text))
@@ -201,8 +203,8 @@ def given_usage(document: Document) -> tuple[Usage, str]:
     start, end, word = (document.metadata.get(key) for key in ("start", "end", "word"))
     if not (isinstance(start, int) and isinstance(end, int) and _is_place(start) and _is_place(end)):
         raise InvalidInputError(
-            f"row {document.id} has start {start!r} and end {end!r}, need the place of its word as whole numbers, as the "
-            "rows before it have"
+            f"row {document.id} has start {start!r} and end {end!r}, need the place of its word as whole numbers, "
+            "as the rows before it have"
         )
     if not 0 <= start < end <= len(document.text):
         raise InvalidInputError(
@@ -235,7 +237,7 @@ def count_words(
 
 
 def _content_forms(text: str) -> Iterator[str]:
-    return (form for span in word_spans(text) if is_content_word(form := word_form(span.text)))
+    return (form for span in word_spans(text) if is_content_word(form := _form(span.text)))
 
 
 def matched_words(

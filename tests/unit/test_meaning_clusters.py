@@ -6,18 +6,19 @@ from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import InvalidInputError
 from ctxembed.meaning.clusters import (
+    SEPARATION,
     cluster_uses,
     nearest_centres,
-    required_separation,
     separation,
     silhouette,
     split_uses,
     stability,
+    without_forms,
 )
 
 
 def word(rng: np.random.Generator, number: int, *, senses: int, apart: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    """Uses of a made-up word: factors of falling strength, heavy-tailed or skewed ones among them, and planted senses."""
+    """Uses of a made-up word: factors of falling strength, some heavy-tailed or skewed, and planted senses."""
     width = 48
     strength = 1 / np.arange(1, width + 1) ** 0.5
     kind = rng.integers(0, 3, size=width)
@@ -56,12 +57,35 @@ def test_every_method_finds_two_senses_that_are_far_apart(method) -> None:
     assert adjusted_rand_score(gold[clear], clusters.labels[clear]) > 0.95
 
 
+def test_one_sense_in_two_grammatical_positions_stays_whole() -> None:
+    """The positions lie 3.5 standard deviations apart, as those of real words do."""
+    rng = np.random.default_rng(2)
+    found = []
+    for seed in range(10):
+        vectors = rng.standard_normal((120, 24)).astype(np.float32) * 0.1
+        vectors[:, 0] += 1 + rng.choice([0, 0.35], size=120)
+        found.append(len(cluster_uses(vectors, seed=seed)))
+    assert np.mean(np.array(found) == 1) >= 0.9
+
+
+def test_written_forms_of_one_sense_are_no_senses() -> None:
+    rng = np.random.default_rng(6)
+    vectors, gold = word(rng, 160, senses=2)
+    forms = np.where(rng.random(160) < 0.4, "lines", "line")
+    shifted = (
+        vectors + np.where(forms == "lines", 1.0, 0.0)[:, None].astype(np.float32) * np.eye(48, dtype=np.float32)[3]
+    )
+    assert adjusted_rand_score(gold, cluster_uses(shifted, k=2).labels) < 0.5
+    assert adjusted_rand_score(gold, cluster_uses(without_forms(shifted, forms.tolist())).labels) > 0.95
+    assert without_forms(vectors, ["line"] * 160) is vectors
+
+
 def test_separation_of_a_normal_cloud_is_that_of_a_normal_distribution_cut_in_two() -> None:
     """sqrt(2 / pi) / sqrt(1 - 2 / pi) standard deviations from the middle on each side."""
     rng = np.random.default_rng(1)
     values = [separation(rng.standard_normal((400, 12)).astype(np.float32), seed=s) for s in range(8)]
     assert np.mean(values) == pytest.approx(2 * np.sqrt(2 / np.pi) / np.sqrt(1 - 2 / np.pi), abs=0.1)
-    assert max(values) < required_separation(400)
+    assert max(values) < 3.2 < SEPARATION
 
 
 def test_more_uses_than_are_learnt_from_all_get_a_group() -> None:
