@@ -16,9 +16,11 @@ from ctxembed.types import Usage
 from .options import load_any, model_option, open_corpus, reading_options, report_encoder, runtime_options, seed_option
 from .output import emit, format_option, say
 from .progress import document_bar
-from .words import inflections_option, read_words, word_table
+from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ctxembed.corpus import ReadOptions
     from ctxembed.meaning.clusters import Method
     from ctxembed.meaning.occurrences import FoundUses, Occurrence
@@ -40,15 +42,13 @@ USES_FOR_SUBSTITUTES = 8
     "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Typical uses of each sense."
 )
 @click.option("--inventory", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-              help="JSON lines with lemma, gloss and maybe examples, as WordNet's: each sense gets its nearest gloss.")  # fmt: skip
+              help="JSON lines with lemma, gloss, examples, as WordNet's: senses get their nearest gloss.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Keep the senses here under lasting names, for search, neighbours and shift.")  # fmt: skip
 @click.option("--assign", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write every use with its sense as JSON lines.")  # fmt: skip
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write one offline page.")
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a figure, png or svg."
-)
+@html_option
+@plot_option
 @click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
 @inflections_option
 @seed_option
@@ -129,6 +129,8 @@ def word_uses(
     Raises:
         InvalidInputError: If a word does not occur, or no use of it has a vector.
     """
+    import numpy as np
+
     from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses
 
     corpus, table = open_corpus([source], reading), word_table(list(words), inflections)
@@ -146,7 +148,7 @@ def word_uses(
                 "--inflections counts other forms too"
             )
         vectors = encoder.encode_usages([each.usage for each in side.occurrences], layer=layer)
-        known = vectors.any(axis=1)
+        known: NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
         if not known.any():
             raise InvalidInputError(f"{encoder.name} knows no use of {word!r}: choose another word or model")
         if side.count > len(side.occurrences):
@@ -260,6 +262,16 @@ def marked(usage: Usage) -> str:
 
 def write_pictures(results: Sequence[WordSenses], *, html: Path | None, plot: Path | None, seed: int) -> None:
     """Write the page and the figure that are asked for."""
+    if html is not None:
+        from ctxembed.report.meaning import senses_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, senses_page(results, seed=seed))
+    if plot is not None:
+        from ctxembed.report.meaning_figures import sense_figure
+
+        sense_figure(results, plot, seed=seed)
+    say_written(html, plot)
 
 
 def _listed(value: Any) -> Any:

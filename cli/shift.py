@@ -18,7 +18,7 @@ from ctxembed.text import word_form
 from .options import load_any, model_option, reading_options, report_encoder, runtime_options, seed_option
 from .output import emit, format_option, say
 from .progress import document_bar
-from .words import inflections_option, read_words, word_table
+from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
     from ctxembed.corpus import Corpus, ReadOptions
@@ -92,7 +92,7 @@ class Sides:
 )
 @click.option("--cut", metavar="A,B,...", help="With --by: where a new period begins, instead of --every.")
 @click.option("--against", type=click.Choice(["next", "first", "rest", "all"]), default="next", show_default=True,
-              help="With --by: compare each group with the next, the first, all others together, or all pairs.")  # fmt: skip
+              help="With --by: compare each group with the next, the first, all others, or all pairs.")  # fmt: skip
 @click.option("--max-uses", type=click.IntRange(min=2), metavar="N",
               help="Uses of each word and side, a sample by --seed of more; 5000, and 100 with --top.")  # fmt: skip
 @click.option("--min-uses", type=click.IntRange(min=2), default=5, show_default=True,
@@ -106,10 +106,8 @@ class Sides:
 @click.option(
     "--static", "with_static", is_flag=True, help="Add the distance by Word2Vec trained on each side and aligned."
 )
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write one offline page.")
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a figure, png or svg."
-)
+@html_option
+@plot_option
 @click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
 @inflections_option
 @seed_option
@@ -489,7 +487,19 @@ def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, 
     """Write the page and the figure that are asked for."""
     if html is None and plot is None:
         return
-    raise NotImplementedError
+    words = list(dict.fromkeys(each.word for each in shifts if each.test is not None))
+    uses = [run.uses[word] for word in words]
+    groups = run.sides.groups({name for each in uses for name in each.counts})
+    if html is not None:
+        from ctxembed.report.meaning import shift_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, shift_page(shifts, uses, groups, seed=run.options.seed))
+    if plot is not None:
+        from ctxembed.report.meaning_figures import shift_figure
+
+        shift_figure(uses, groups, plot, seed=run.options.seed)
+    say_written(html, plot)
 
 
 def _rounded(value: float | None) -> float | None:

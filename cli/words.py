@@ -9,10 +9,26 @@ import click
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import word_form
 
+from .output import say
+
 inflections_option = click.option(
     "--inflections",
     is_flag=True,
     help="Count the inflected forms of a word (rules and a list, English) as the word; a word is one form by default.",
+)
+
+
+html_option = click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write one offline page: map of the uses, shares, concordance, tree.",
+)
+plot_option = click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a figure for a paper, .png, .svg or .pdf.",
 )
 
 
@@ -35,3 +51,10 @@ def word_table(words: list[str], inflections: bool) -> dict[str, str]:
     from ctxembed.meaning.inflections import forms_of
 
     return forms_of(words) if inflections else {word: word for word in words}
+
+
+def say_written(*paths: Path | None) -> None:
+    """Say which pictures were written."""
+    for path in paths:
+        if path is not None:
+            say(f"written: {path}")

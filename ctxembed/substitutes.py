@@ -13,7 +13,8 @@ from ctxembed.embedder import Embedder
 from ctxembed.text import is_content_word, word_form
 from ctxembed.types import Usage
 
-BATCH_USES = 64
+USUAL = 0.5
+"""How much a word is held back for fitting anywhere: this share of its log-probability without any context."""
 
 
 def substitutes(embedder: Embedder, usages: Sequence[Usage], *, number: int = 5) -> list[str]:
@@ -49,6 +50,11 @@ def substitutes(embedder: Embedder, usages: Sequence[Usage], *, number: int = 5)
             at = torch.tensor([len(kept[0]) + 1], device=embedder.device)
             hidden = checkpoint.encoder.at(row, at).float().cpu()  # (1, D)
             total += torch.log_softmax(checkpoint.head(hidden, table), dim=-1)[0, : len(total)].double().numpy()
+    neutral = torch.tensor([[tokenizer.cls_id, tokenizer.mask_id, tokenizer.sep_id]], device=embedder.device)
+    with torch.inference_mode():
+        hidden = checkpoint.encoder.at(neutral, torch.tensor([1], device=embedder.device)).float().cpu()
+        usual = torch.log_softmax(checkpoint.head(hidden, table), dim=-1)[0, : len(total)].double().numpy()
+    total = total / len(usages) - USUAL * usual
     own = {word_form(usage.word) for usage in usages}
     starts = tokenizer.word_starts()
     words: list[str] = []

@@ -26,8 +26,8 @@ from ctxembed.vectors import MANIFEST, read_manifest
 
 FORMAT, VERSION = "ctxembed-senses", 1
 _CENTRES = "centres.npy"
-SAME_SENSE = 0.8
-"""Cosine between a stored centre and a new one, both less the word's mean, from which they are the same sense."""
+SAME_SENSE = 0.5
+"""A new centre is that of a stored sense if it is this much nearer to it than either is to any other of the word."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,7 @@ class SenseFolder:
         path = existing(path)
         record = read_manifest(path / MANIFEST, expected=FORMAT, version=VERSION)
         try:
-            words = {
-                name: StoredWord(
-                    **{key: _tuples(value) if isinstance(value, list) else value for key, value in entry.items()}
-                )
-                for name, entry in record["words"].items()
-            }
+            words = {name: _stored_word(entry) for name, entry in record["words"].items()}
             if sha256_file(path / _CENTRES) != record["sha256"]:
                 raise ArtifactError(f"{path / _CENTRES} is damaged (its sha256 differs): find the senses again")
             centres = np.load(path / _CENTRES, allow_pickle=False)
@@ -263,8 +258,8 @@ class SenseFolder:
     def add(self, result: WordSenses) -> WordSenses:
         """Keep the senses of a word, in the place of those that were kept; return them with the names they keep.
 
-        A new sense takes the name of the stored one that it is: the pairs with the highest cosine, both centres less the
-        word's mean, from ``SAME_SENSE``; where both sides have one sense they are the same.
+        A new sense takes the name of the stored one that it is: twice as near to it as either is to any other centre
+        of the word, stored or new (``SAME_SENSE``). Where both sides have one sense they are the same.
         """
         stored, centres = self.words.get(result.word), result.clusters.centres
         last = stored.last if stored else 0
@@ -312,13 +307,12 @@ class SenseFolder:
         if stored is None:
             return names
         old, new = self.centres[list(stored.rows)], result.clusters.centres
-        if len(old) == len(new) == 1:
-            return [stored.ids[0]]
-        scores = _centred(new, result.vectors.mean(axis=0)) @ _centred(old, result.vectors.mean(axis=0)).T
-        while scores.size and scores.max() >= SAME_SENSE:
-            n, m = np.unravel_index(int(scores.argmax()), scores.shape)
-            names[int(n)] = stored.ids[int(m)]
-            scores[n, :] = scores[:, m] = -2.0
+        distances = np.linalg.norm(new[:, None] - old[None, :], axis=2)  # (K, stored)
+        for n, m in sorted(np.ndindex(*distances.shape), key=lambda pair: distances[pair]):
+            others = np.concatenate([np.delete(distances[n], m), np.delete(distances[:, m], n)])
+            is_same = distances[n, m] <= SAME_SENSE * others.min(initial=np.inf)
+            if is_same and names[n] is None and stored.ids[m] not in names:
+                names[n] = stored.ids[m]
         return names
 
     def _remove(self, word: str) -> None:
@@ -347,6 +341,11 @@ def read_inventory(rows: Sequence[Mapping[str, Any]], word: str) -> list[tuple[s
             examples = row.get("examples") or []
             found.append((str(row["gloss"]), [str(each) for each in examples] if isinstance(examples, list) else []))
     return found
+
+
+def _stored_word(entry: Mapping[str, Any]) -> StoredWord:
+    fields: dict[str, Any] = {key: _tuples(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return StoredWord(**fields)
 
 
 def _tuples(value: list[Any]) -> tuple[Any, ...]:

@@ -163,7 +163,7 @@ def encode_found(
         for word in words:
             own = vectors[first : first + len(uses[word])]
             first += len(uses[word])
-            known = own.any(axis=1)
+            known: NDArray[np.bool_] = np.asarray(own.any(axis=1))
             kept = [each for each, keep in zip(uses[word], known.tolist(), strict=True) if keep]
             counts = {name: side.count for name, side in found[word].items()}
             yield _with_senses(word, kept, own[known], counts, seed=options.seed, stored=stored)
