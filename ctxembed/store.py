@@ -8,18 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.runtime import existing
+from ctxembed.types import Scalar
 from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, "start" INTEGER, "end" INTEGER,
@@ -35,6 +37,14 @@ class StoredRow:
 
     number: int
     row: Row
+
+
+class Condition(Protocol):
+    """A condition on rows, as ``filters.parse`` makes it of a user's text."""
+
+    def sql(self) -> tuple[str, tuple[Scalar, ...]]:
+        """Return an expression over the columns of the table ``rows``, and the values of its question marks."""
+        ...
 
 
 class DocumentStore:
@@ -64,7 +74,8 @@ class DocumentStore:
         # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
         for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute(_SCHEMA)
+        for statement in (_SCHEMA, *fulltext.SCHEMA):
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return cls(path, connection)
 
@@ -131,13 +142,13 @@ class DocumentStore:
         Raises:
             ArtifactError: If a number is not in the store: the index it comes from belongs to another.
         """
-        found = []
-        for number in numbers:
-            records = self._query(f"{_SELECT} WHERE number = ?", int(number))
-            if not records:
-                raise ArtifactError(f"{self._path} has no row {number}: it belongs to another index, build it again")
-            found.append(_stored(records[0]))
-        return found
+        wanted = [int(number) for number in numbers]
+        records = self._query(f"{_SELECT} WHERE number IN (SELECT value FROM json_each(?))", json.dumps(wanted))
+        found = {record[0]: _stored(record) for record in records}
+        missing = [number for number in wanted if number not in found]
+        if missing:
+            raise ArtifactError(f"{self._path} has no row {missing[0]}: it belongs to another index, build it again")
+        return [found[number] for number in wanted]
 
     def by_id(self, id: str) -> StoredRow:  # noqa: A002
         """Return the row with an id.
@@ -149,6 +160,47 @@ class DocumentStore:
         if not records:
             raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
         return _stored(records[0])
+
+    def select(self, where: Condition, *, among: Iterable[int] | None = None) -> NDArray[np.int64]:
+        """Return the numbers of the rows that satisfy a condition, ascending; of some rows only, if they are named."""
+        condition, values = where.sql()
+        sql = f"SELECT number FROM rows WHERE ({condition})"
+        if among is not None:
+            sql += " AND number IN (SELECT value FROM json_each(?))"
+            values = (*values, json.dumps([int(number) for number in among]))
+        found = self._query(f"{sql} ORDER BY number", *values)
+        return np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
+
+    def search_text(self, query: str, *, k: int, where: Condition | None = None) -> list[tuple[int, float]]:
+        """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
+
+        Words that do grammar's work are left out where others are given, and words that occur in very many rows
+        where rarer ones are given: see ``fulltext.MAX_POSTINGS``.
+
+        Args:
+            query: Any text; nothing in it is syntax.
+            k: Rows wanted, at least 1.
+            where: A condition on the rows; the frequency of a word is that among all rows.
+
+        Returns:
+            Numbers with their BM25, above 0, best first, equal ones by number; rows without any of the words are none.
+        """
+        count = "SELECT COUNT(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        limit = fulltext.MAX_POSTINGS + 1
+        words = fulltext.query_words(query)
+        counts = {word: self._query(count, fulltext.phrase(word), limit)[0][0] for word in words}
+        chosen = fulltext.affordable(counts)
+        if not chosen:
+            return []
+        condition, values = where.sql() if where else ("TRUE", ())
+        found = self._query(
+            "SELECT rowid, -rank FROM words WHERE words MATCH ? AND EXISTS "
+            f"(SELECT 1 FROM rows WHERE rows.number = words.rowid AND ({condition})) ORDER BY rank, rowid LIMIT ?",
+            fulltext.any_of(chosen),
+            *values,
+            k,
+        )
+        return [(number, float(score)) for number, score in found]
 
     def close(self) -> None:
         """Release the file."""
@@ -169,7 +221,7 @@ class DocumentStore:
             )
         self._query(f"{_SELECT} LIMIT 1")
 
-    def _query(self, sql: str, *values: str | int) -> list[tuple[Any, ...]]:
+    def _query(self, sql: str, *values: Scalar) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
