@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.filters import Filter
 from ctxembed.runtime import existing
 from ctxembed.types import Scalar
 from ctxembed.vectors import Row
@@ -37,14 +38,6 @@ class StoredRow:
 
     number: int
     row: Row
-
-
-class Condition(Protocol):
-    """A condition on rows, as ``filters.parse`` makes it of a user's text."""
-
-    def sql(self) -> tuple[str, tuple[Scalar, ...]]:
-        """Return an expression over the columns of the table ``rows``, and the values of its question marks."""
-        ...
 
 
 class DocumentStore:
@@ -161,17 +154,17 @@ class DocumentStore:
             raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
         return _stored(records[0])
 
-    def select(self, where: Condition, *, among: Iterable[int] | None = None) -> NDArray[np.int64]:
+    def select(self, where: Filter, *, among: Iterable[int] | None = None) -> NDArray[np.int64]:
         """Return the numbers of the rows that satisfy a condition, ascending; of some rows only, if they are named."""
         condition, values = where.sql()
         sql = f"SELECT number FROM rows WHERE ({condition})"
         if among is not None:
             sql += " AND number IN (SELECT value FROM json_each(?))"
-            values = (*values, json.dumps([int(number) for number in among]))
+            values = [*values, json.dumps([int(number) for number in among])]
         found = self._query(f"{sql} ORDER BY number", *values)
         return np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
 
-    def search_text(self, query: str, *, k: int, where: Condition | None = None) -> list[tuple[int, float]]:
+    def search_text(self, query: str, *, k: int, where: Filter | None = None) -> list[tuple[int, float]]:
         """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
 
         Words that do grammar's work are left out where others are given, and words that occur in very many rows
