@@ -19,6 +19,7 @@ from ctxembed.retrieval.ranking import reciprocal_rank_fusion
 from ctxembed.store import DocumentStore
 from ctxembed.types import Vectors
 
+BLOCK_ROWS = 65_536
 OVERFETCH = 10
 """Neighbours looked at for each one wanted, before the rows that satisfy a condition are listed."""
 
@@ -83,8 +84,27 @@ def nearest(
         if (passing.sum(axis=1) >= k).all():
             rows = zip(*found, passing, strict=True)
             return [Neighbours(scores[passes][:k], ids[passes][:k]) for scores, ids, passes in rows]
-    allowed = store.select(where)
-    return [Neighbours(*pair) for pair in zip(*index.search(vectors, k=k, allowed=allowed), strict=True)]
+    return exact_among(index, store.select(where), vectors, k=k)
+
+
+def exact_among(index: VectorIndex, allowed: Ids, vectors: Vectors, *, k: int) -> list[Neighbours]:
+    """Find the k nearest of some rows by all their inner products, equal scores in the order of their ids.
+
+    Args:
+        index: The vectors, as exactly as it keeps them.
+        allowed: int64 ids of the rows, ascending.
+        vectors: float32 (Q, D).
+        k: Neighbours wanted; all of the rows where they are fewer.
+    """
+    blocks = [allowed[start : start + BLOCK_ROWS] for start in range(0, len(allowed), BLOCK_ROWS)]
+    best = [Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))] * len(vectors)
+    for ids in blocks:
+        products = vectors @ index.reconstruct(ids).T
+        for number, scores in enumerate(products):
+            merged = np.concatenate([best[number].scores, scores]), np.concatenate([best[number].ids, ids])
+            order = np.lexsort((merged[1], -merged[0]))[:k]
+            best[number] = Neighbours(merged[0][order], merged[1][order])
+    return best
 
 
 def find_candidates(
@@ -132,7 +152,8 @@ def _join(
 ) -> Candidates:
     """Return the candidates of one query, their ranks fused where there are two rankings."""
     if lexical is None:
-        ids, cosines = (dense.ids, dense.scores.astype(np.float64)) if dense else (np.empty(0, np.int64), np.empty(0))
+        scores, ids = dense or Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))
+        cosines = scores.astype(np.float64).clip(-1.0, 1.0)  # rounding can carry a product of unit vectors past 1
         return Candidates(ids, cosines, cosines, np.full(len(ids), np.nan))
     numbers = np.array([number for number, _ in lexical], dtype=np.int64)
     bm25 = np.array([score for _, score in lexical], dtype=np.float64)
@@ -141,5 +162,5 @@ def _join(
     fused = reciprocal_rank_fusion([*([dense.ids] if dense else []), numbers])
     scores = dict(zip(numbers.tolist(), bm25.tolist(), strict=True))
     known = np.array([scores.get(number, np.nan) for number in fused.ids.tolist()], dtype=np.float64)
-    cosines = (index.reconstruct(fused.ids) @ query.vector).astype(np.float64)
+    cosines = (index.reconstruct(fused.ids) @ query.vector).astype(np.float64).clip(-1.0, 1.0)
     return Candidates(fused.ids, fused.scores, cosines, known)

@@ -84,6 +84,7 @@ class Retriever:
         while True:
             kept = candidates.take(~(candidates.cosines < lowest))
             if options.rerank and encoder is not None and len(kept):
+                kept = kept.take(np.arange(min(len(kept), max(options.k, options.rerank))))
                 texts = [stored.row.text for stored in self.store.get(kept.numbers)]
                 kept = kept.ranked_by(late_interaction(encoder, query.text or "", texts))
             chosen, folded = self._choose(kept, options)
