@@ -121,7 +121,7 @@ class VectorIndex:
             InvalidInputError: If an id is not in the index.
         """
         _check_ids(ids)
-        unknown = ids[~np.isin(ids, self._ids())]
+        unknown = ids[~np.isin(ids, self.ids())]
         if len(unknown):
             raise InvalidInputError(f"id {unknown[0]} is not in the index of {len(self)} rows: ask for one that is")
         vectors = np.zeros((len(ids), self.dimension), dtype=np.float32)
@@ -168,13 +168,14 @@ class VectorIndex:
             raise ArtifactError(f"{path} is damaged (dimension {index.d}): build the index again")
         loaded = cls(index.d)
         loaded._index = index
-        ids = loaded._ids()
+        ids = loaded.ids()
         if not len(ids) == flat.ntotal == flat.codes.size() // flat.code_size:
             raise ArtifactError(f"{path} is damaged ({len(ids)} ids, {flat.ntotal} vectors): build the index again")
         loaded._largest = int(ids.max(initial=-1))
         return loaded
 
-    def _ids(self) -> Ids:
+    def ids(self) -> Ids:
+        """Return every id, int64 (N,), in the order of addition."""
         import faiss
 
         ids: Ids = faiss.vector_to_array(self._index.id_map)
@@ -183,7 +184,7 @@ class VectorIndex:
     def _contains(self, ascending: Ids) -> NDArray[np.bool_]:
         if ascending[0] > self._largest:
             return np.zeros(len(ascending), dtype=np.bool_)
-        return np.isin(ascending, self._ids())
+        return np.isin(ascending, self.ids())
 
 
 def _check_ids(ids: NDArray[Any]) -> None:

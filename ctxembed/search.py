@@ -36,6 +36,8 @@ METRIC = "cosine"
 BUILDING = ".building"
 PART_ROWS = 16_384
 """Rows of an interrupted build that are lost at most, beside the batch in progress."""
+SAMPLED_ROWS = 20_000
+"""Rows from which the distribution of similarities is drawn."""
 
 _OWN_FILE = re.compile(r"(?:index\.\d+\.faiss|rows\.\d+\.sqlite)")
 _TEMPORARY = re.compile(r"\.(?:index\.\d+\.faiss|rows\.\d+\.sqlite|manifest\.json)\.\d+\.tmp")
@@ -424,6 +426,7 @@ def _publish(
         with DocumentStore.create(temporary) as store:
             num_zero = _fill(index, store, parts, on_duplicate)
             num_skipped = store.num_skipped
+            store.optimize()
     index.save(path / names["index"])
     known = "model" in settings and "fingerprint" in settings
     manifest = IndexManifest(
@@ -435,6 +438,7 @@ def _publish(
         unit=settings.get("unit", "sentence"),
         num_zero=num_zero,
         num_skipped=num_skipped,
+        similarities=_similarities(index),
     )
     write_json(path / MANIFEST, manifest.to_json())
     shutil.rmtree(path / BUILDING, ignore_errors=True)
@@ -462,6 +466,15 @@ def _fill(
         first += len(rows)
         release_memory()
     return num_zero
+
+
+def _similarities(index: VectorIndex) -> Calibration | None:
+    """Return how alike random pairs of rows are, from a seeded sample."""
+    numbers = np.arange(len(index))
+    if len(numbers) > SAMPLED_ROWS:
+        numbers = np.sort(np.random.default_rng(1).choice(numbers, SAMPLED_ROWS, replace=False))
+    drawn = random_similarities(index.reconstruct(index.ids()[numbers]))
+    return Calibration.of_background(drawn) if len(drawn) else None
 
 
 def _describe(path: Path) -> IndexFile:

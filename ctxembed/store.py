@@ -164,6 +164,10 @@ class DocumentStore:
         found = self._query(f"{sql} ORDER BY number", *values)
         return np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
 
+    def optimize(self) -> None:
+        """Merge the parts of the full text, so that a search reads one."""
+        self._connection.execute(fulltext.OPTIMIZE)
+
     def search_text(self, query: str, *, k: int, where: Filter | None = None) -> list[tuple[int, float]]:
         """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
 

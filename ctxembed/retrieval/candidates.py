@@ -140,7 +140,7 @@ def find_candidates(
         lexical = [store.search_text(query.text or "", k=long, where=where) for query in queries]
     found = []
     for number, query in enumerate(queries):
-        by_vector = None if dense is None or not np.any(query.vector) and mode == "hybrid" else dense[number]
+        by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]
         candidates = _join(index, query, by_vector, None if lexical is None else lexical[number])
         places = np.flatnonzero(candidates.numbers != (-1 if query.exclude is None else query.exclude))
         found.append(candidates.take(places[:depth]))
@@ -160,7 +160,7 @@ def _join(
     if query.vector is None:
         return Candidates(numbers, bm25, np.full(len(numbers), np.nan), bm25)
     fused = reciprocal_rank_fusion([*([dense.ids] if dense else []), numbers])
-    scores = dict(zip(numbers.tolist(), bm25.tolist(), strict=True))
-    known = np.array([scores.get(number, np.nan) for number in fused.ids.tolist()], dtype=np.float64)
+    by_number = dict(zip(numbers.tolist(), bm25.tolist(), strict=True))
+    known = np.array([by_number.get(number, np.nan) for number in fused.ids.tolist()], dtype=np.float64)
     cosines = (index.reconstruct(fused.ids) @ query.vector).astype(np.float64).clip(-1.0, 1.0)
     return Candidates(fused.ids, fused.scores, cosines, known)

@@ -17,7 +17,7 @@ from ctxembed.retrieval.late_interaction import explain, late_interaction
 from ctxembed.retrieval.options import SearchOptions
 from ctxembed.retrieval.ranking import fold_near_duplicates, maximal_marginal_relevance
 from ctxembed.store import DocumentStore
-from ctxembed.types import Hit, UsageEncoder
+from ctxembed.types import Answer, Hit, UsageEncoder
 from ctxembed.vectors import Row
 
 
@@ -55,9 +55,7 @@ class Retriever:
         ]
 
     def _find(self, queries: Sequence[Query], options: SearchOptions, *, depth: int) -> list[Candidates]:
-        return find_candidates(
-            self.index, self.store, queries, mode=options.mode, depth=depth, where=options.condition
-        )
+        return find_candidates(self.index, self.store, queries, mode=options.mode, depth=depth, where=options.condition)
 
     def _lowest(self, options: SearchOptions) -> float:
         """Return the cosine below which rows are left out."""
@@ -124,7 +122,7 @@ class Retriever:
         copies = [number for each in numbers for number in folded.get(each, ())]
         rows = {stored.number: stored.row for stored in self.store.get([*numbers, *copies])}
         shown = [rows[number] for number in numbers]
-        answers = [()] * len(shown)
+        answers: list[tuple[Answer, ...]] = [()] * len(shown)
         if options.explain and encoder is not None and shown:
             answers = explain(encoder, query.text or "", [row.text for row in shown])
         percentiles = np.full(len(shown), np.nan) if self.scale is None else self.scale.percentile(chosen.cosines)
@@ -154,4 +152,4 @@ def _like_cosines(scores: NDArray[np.float64], options: SearchOptions) -> NDArra
     """Bring scores to the scale of a cosine, so that relevance and likeness can be weighed against each other."""
     if options.mode == "dense" or options.rerank:
         return scores
-    return scores / scores.max(initial=1e-12)
+    return np.asarray(scores / scores.max(initial=1e-12))

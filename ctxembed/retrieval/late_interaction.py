@@ -5,6 +5,7 @@ Letters: Q tokens of a query, T tokens of all texts together, D width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -59,9 +60,9 @@ def explain(encoder: UsageEncoder, query: str, texts: Sequence[str]) -> list[tup
     """
     vectors, bounds = _vectors(encoder, [query, *texts], _telling_words)
     spans = [_telling_words(text) for text in (query, *texts)]
-    rows = [np.arange(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    rows = [np.arange(start, end) for start, end in itertools.pairwise(bounds)]
     known = [part[vectors[part].any(axis=1)] for part in rows]
-    explained = []
+    explained: list[tuple[Answer, ...]] = []
     for number in range(1, len(spans)):
         if not len(known[0]) or not len(known[number]):
             explained.append(())

@@ -55,7 +55,7 @@ def reciprocal_rank_fusion(rankings: Sequence[Ids], *, constant: int = FUSION_CO
     ids = np.concatenate([np.empty(0, np.int64), *rankings])
     gains = np.concatenate([np.empty(0), *(1.0 / (constant + 1 + np.arange(len(each))) for each in rankings)])
     unique, inverse = np.unique(ids, return_inverse=True)
-    scores = np.bincount(inverse, weights=gains, minlength=len(unique))
+    scores = np.bincount(inverse, weights=gains, minlength=len(unique)).astype(np.float64)
     order = np.argsort(-scores, kind="stable")
     return Fused(unique[order], scores[order])
 

@@ -140,7 +140,7 @@ def test_another_schema_version_is_refused(tmp_path):
     connection = sqlite3.connect(tmp_path / "r")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(ArtifactError, match="schema version 7, this ctxembed reads 1"):
+    with pytest.raises(ArtifactError, match="schema version 7, this ctxembed reads 2"):
         DocumentStore.open(tmp_path / "r")
 
 
