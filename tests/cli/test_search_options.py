@@ -32,18 +32,7 @@ def test_lexical_search_loads_no_model(run: Run, index: Path) -> None:
 
 
 def test_every_option_of_ranking_goes_together(run: Run, index: Path, model: Path) -> None:
-    options = [
-        "--hybrid",
-        "--rerank",
-        "--fold",
-        "1",
-        "--diversity",
-        "0.3",
-        "--min-score",
-        "-1",
-        "--min-percentile",
-        "0",
-    ]
+    options = ["--hybrid", "--rerank", "--fold", "1", "--diversity", "0.3", "--min-score", "-1"]
     rows = found(run, index, QUERY, "-k", "3", *options, "--explain", "-m", model)
     assert len(rows) == 3
     for row in rows:
@@ -51,8 +40,13 @@ def test_every_option_of_ranking_goes_together(run: Run, index: Path, model: Pat
         for answer in row["answers"]:
             hit = answer["hit"]
             assert row["text"][hit["start"] : hit["end"]] == hit["text"]
-        assert 0 <= row["percentile"] <= 100
         assert row["duplicates"] == []
+
+
+def test_percentiles_are_shown_where_they_are_a_threshold(run: Run, index: Path, model: Path) -> None:
+    rows = found(run, index, "The bank lent money to the farmer.", "--min-percentile", "90", "-m", model)
+    assert rows[0]["id"] == "loan"
+    assert all(row["percentile"] >= 90 for row in rows)
 
 
 def test_explanation_is_told_in_a_table(run: Run, index: Path, model: Path) -> None:
