@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
-from ctxembed.index import VectorIndex
+from ctxembed.index import Ids, VectorIndex
 from ctxembed.retrieval.candidates import Query
 from ctxembed.retrieval.engine import Retriever
 from ctxembed.retrieval.late_interaction import usage_encoder
@@ -232,6 +232,18 @@ class SemanticSearch:
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    def numbers(self) -> Ids:
+        """Return the number of every row, int64 (N,), in the order of the index."""
+        return self._index.ids()
+
+    def vectors(self, numbers: Ids) -> Vectors:
+        """Return the vectors of rows, float32 (N, D), L2-normalised, in the order given."""
+        return self._index.reconstruct(numbers)
+
+    def rows(self, numbers: Ids) -> list[Row]:
+        """Return rows by number, in the order given."""
+        return [stored.row for stored in self._store.get(numbers)]
 
     def search(self, query: str, *, k: int = 10, **options: Any) -> list[Hit]:
         """Find the rows that answer a text best; all of them, if there are fewer than k.
