@@ -10,6 +10,7 @@ import click
 
 from ctxembed.errors import InvalidInputError
 
+from .corpus_tools import cluster, dedupe, map_
 from .options import (
     READING,
     inputs_argument,
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def index() -> None:
-    """Build an index to search by meaning."""
+    """Build an index to search by meaning, and see what it holds."""
+
+
+for tool in (dedupe, cluster, map_):
+    index.add_command(tool)
 
 
 @index.command()

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import InvalidInputError
-from ctxembed.index import write_index
+from ctxembed.index import VectorIndex, write_index
 from ctxembed.index_folder import IndexFolder
 from ctxembed.index_kinds import FLAT_VALUES, IndexOptions, plan_index
 from ctxembed.index_manifest import (
@@ -38,6 +39,9 @@ from ctxembed.runtime import existing, release_memory, synced, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, Row, checked_vectors
+
+SAMPLED_ROWS = 20_000
+"""Rows from which the distribution of similarities is drawn."""
 
 Parts = Iterable[tuple[Sequence[Row], NDArray[Any]]]
 
@@ -141,6 +145,7 @@ def build_folder(
                 blocks = stored_blocks(parts, store, written, dimension=dimension, on_duplicate=on_duplicate)
                 indexes = _written_index(blocks, path, generation, dimension=dimension, options=options)
                 num_skipped = store.num_skipped
+                store.optimize()
             manifest = IndexManifest(
                 generation=generation,
                 rows=written.rows,
@@ -152,6 +157,7 @@ def build_folder(
                 options=options,
                 num_zero=written.num_zero,
                 num_skipped=num_skipped,
+                similarities=similarities(path, indexes),
                 rows_file=finished_rows(rows_path),
                 indexes=indexes,
             )
@@ -225,6 +231,7 @@ class Change:
             rows=manifest.rows + written.rows,
             num_zero=manifest.num_zero + written.num_zero,
             num_skipped=manifest.num_skipped + self.store.num_skipped,
+            similarities=manifest.similarities or similarities(self.path, (*kept, *added)),
             indexes=(*kept, *added),
         )
 
@@ -312,7 +319,12 @@ def _compact(folder: IndexFolder) -> bool:
             folder.blocks(), path, generation, dimension=manifest.dimension, options=manifest.options
         )
         dataclasses.replace(
-            manifest, generation=generation, deleted=0, rows_file=finished_rows(rows_path), indexes=indexes
+            manifest,
+            generation=generation,
+            deleted=0,
+            similarities=similarities(path, indexes),
+            rows_file=finished_rows(rows_path),
+            indexes=indexes,
         ).publish(path)
     return True
 
@@ -326,6 +338,21 @@ def _written_index(
         (path / f"{role}{stem}.faiss").unlink(missing_ok=True)
     record = write_index(blocks, path, stem=stem, dimension=dimension, options=options, first=first)
     return (record,) if record.rows else ()
+
+
+def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | None:
+    """Return how alike random pairs of rows are, from a seeded sample."""
+    size = sum(index.rows for index in indexes)
+    numbers = np.arange(size)
+    if size > SAMPLED_ROWS:
+        numbers = np.sort(np.random.default_rng(1).choice(size, SAMPLED_ROWS, replace=False))
+    vectors = [
+        VectorIndex.attach(path, index).take(chosen - index.first)
+        for index in indexes
+        if len(chosen := numbers[(numbers >= index.first) & (numbers < index.first + index.rows)])
+    ]
+    drawn = random_similarities(np.concatenate(vectors)) if vectors else ()
+    return Calibration.of_background(drawn) if len(drawn) else None
 
 
 def finished_rows(path: Path) -> IndexFile:

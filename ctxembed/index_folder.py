@@ -121,7 +121,7 @@ class IndexFolder:
             InvalidInputError: If it cannot be read, or names a column that no row has.
         """
         parsed = parse(condition)
-        found = self.store.matching(parsed)
+        found = self.store.select(parsed)
         if not len(found):
             self.check_columns(parsed)
         return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctxembed.calibration import Calibration
 from ctxembed.errors import ArtifactError
 from ctxembed.index_kinds import IndexOptions
 from ctxembed.index_records import IndexFile, IndexRecord
@@ -61,6 +62,8 @@ class IndexManifest:
     """Rows whose vector is zero (an empty text, or no known word): they are found with score 0 only."""
     num_skipped: int
     """Rows left out because their id was taken."""
+    similarities: Calibration | None
+    """How alike random pairs of rows are; None where fewer than two rows have a vector."""
     rows_file: IndexFile
     indexes: tuple[IndexRecord, ...]
 
@@ -91,6 +94,7 @@ class IndexManifest:
             "options": dataclasses.asdict(self.options),
             "num_zero": self.num_zero,
             "num_skipped": self.num_skipped,
+            "similarities": self.similarities.record() if self.similarities else None,
             "rows_file": dataclasses.asdict(self.rows_file),
             "indexes": [index.to_json() for index in self.indexes],
         }
@@ -115,6 +119,7 @@ class IndexManifest:
         try:
             manifest = cls(
                 model=ModelRecord(**record["model"]) if record["model"] else None,
+                similarities=Calibration.from_record(record["similarities"]) if record["similarities"] else None,
                 options=IndexOptions(**record["options"]),
                 rows_file=IndexFile(**record["rows_file"]),
                 indexes=tuple(IndexRecord.from_json(index) for index in record["indexes"]),

@@ -14,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.fulltext import query_words
+from ctxembed.index import Ids
 from ctxembed.index_changes import build_folder, claim, normalised
 from ctxembed.index_folder import IndexFolder
 from ctxembed.index_kinds import IndexOptions
 from ctxembed.index_manifest import BUILDING, IndexManifest
+from ctxembed.retrieval.candidates import Query
+from ctxembed.retrieval.engine import Retriever
+from ctxembed.retrieval.late_interaction import usage_encoder
+from ctxembed.retrieval.options import SearchOptions
 from ctxembed.store import OnDuplicate
 from ctxembed.types import Document, Hit, TextEncoder, Vectors
 from ctxembed.units import embed_corpus
@@ -155,44 +161,93 @@ class SemanticSearch:
     def __len__(self) -> int:
         return self.manifest.rows
 
-    def search(self, query: str, *, k: int = 10) -> list[Hit]:
-        """Find the k rows nearest in meaning to a text; all of them, if there are fewer.
+    def numbers(self) -> Ids:
+        """Return the number of every row, int64 (N,), in the order of the index."""
+        return self.folder.numbers()
+
+    def vectors(self, numbers: Ids) -> Vectors:
+        """Return the vectors of rows, float32 (N, D), L2-normalised, in the order given."""
+        return self.folder.take(numbers)
+
+    def rows(self, numbers: Ids) -> list[Row]:
+        """Return rows by number, in the order given."""
+        return [stored.row for stored in self.folder.store.get(numbers)]
+
+    def search(self, query: str, *, k: int = 10, **options: Any) -> list[Hit]:
+        """Find the rows that answer a text best; all of them, if there are fewer than k.
+
+        Args:
+            query: The text.
+            k: Hits wanted, at least 1.
+            options: Fields of ``SearchOptions``: ``mode="hybrid"``, ``where="year >= 1990"``, ``rerank=50`` and so on.
 
         Returns:
-            Hits, best first, equal scores in the order of the build; the score is the cosine similarity. Which of
-            several rows that tie for the last place are among them is up to FAISS.
+            Hits, best first, equal scores in the order of the build; the score is the cosine similarity, unless the
+            options ask for another ranking. Which of several rows that tie for the last place are among them is up
+            to FAISS.
 
         Raises:
-            InvalidInputError: If the query is empty or means nothing to the model, k is below 1, there is no model,
-                or the rows are words or tokens, which the vector of a whole text cannot be ranked against.
+            InvalidInputError: If the query is empty or means nothing to the model, an option cannot be used, there is
+                no model, or the rows are words or tokens, which a whole text cannot be ranked against.
         """
-        if not query.strip():
-            raise InvalidInputError("the query is empty: give at least one word")
-        if self.manifest.model is None:
-            raise InvalidInputError(
-                "the index cannot be searched by text, the model of its vectors is unknown: "
-                "search with a vector of the same origin (search_vectors), or build it again with a model"
-            )
-        if self.manifest.unit != "sentence":
-            raise InvalidInputError(
-                f"the index cannot be searched by text, its vectors are of unit {self.manifest.unit!r}: "
-                "search with the vector of a word (search_vectors), or set words side by side with `ctxembed compare`"
-            )
-        if self._encoder is None:
-            raise InvalidInputError(
-                f"the index was opened without a model: open it with {self.manifest.model.name}, which made it"
-            )
-        vectors = self._encoder.encode([query])
-        if not vectors.any():
-            raise InvalidInputError(f"the query {query!r} has no word that {self._encoder.name} knows: use other words")
-        return self.search_vectors(vectors, k=k)[0]
+        return self.search_many([query], k=k, **options)[0]
 
-    def search_vectors(self, vectors: NDArray[Any], *, k: int = 10) -> list[list[Hit]]:
+    def search_many(self, queries: Sequence[str], *, k: int = 10, **options: Any) -> list[list[Hit]]:
+        """Find the rows that answer each of several texts best, faster than one after the other.
+
+        Args:
+            queries: N texts.
+            k: See ``search``.
+            options: See ``search``.
+
+        Returns:
+            N lists of hits.
+
+        Raises:
+            InvalidInputError: See ``search``.
+        """
+        settings = SearchOptions(k=k, **options)
+        for query in queries:
+            if not query.strip():
+                raise InvalidInputError("the query is empty: give at least one word")
+        self._check_searched_by_text(settings)
+        vectors = self._query_vectors(queries, settings) if settings.needs_vector else None
+        if settings.mode == "lexical":
+            for query in queries:
+                if not query_words(query):
+                    raise InvalidInputError(f"the query {query!r} has no word to look for: use letters or digits")
+        found = [Query(text, None if vectors is None else vectors[n]) for n, text in enumerate(queries)]
+        return self._run(found, settings)
+
+    def search_like(self, id: str, *, k: int = 10, **options: Any) -> list[Hit]:  # noqa: A002
+        """Find the rows most like a row of the index, which is not among the hits.
+
+        Its vector is taken from the index, so that no model is needed unless hits are re-ranked or explained.
+
+        Args:
+            id: That of the row.
+            k: See ``search``.
+            options: See ``search``.
+
+        Raises:
+            InvalidInputError: If there is no such row, or it has no vector; else see ``search``.
+        """
+        settings = SearchOptions(k=k, **options)
+        if settings.needs_words or settings.needs_usages:
+            self._check_searched_by_text(settings)
+        stored = self.folder.store.by_id(id)
+        [vector] = self.folder.take(np.array([stored.number], dtype=np.int64))
+        if settings.mode == "dense" and not vector.any():
+            raise InvalidInputError(f"the row {id!r} has no vector (no word that the model knows): choose another")
+        return self._run([Query(stored.row.text, vector, exclude=stored.number)], settings)[0]
+
+    def search_vectors(self, vectors: NDArray[Any], *, k: int = 10, **options: Any) -> list[list[Hit]]:
         """Find the k rows nearest to each of several vectors.
 
         Args:
             vectors: Floats (N, D) of any length; a zero vector has score 0 with every row.
             k: Hits wanted for each, at least 1.
+            options: See ``search``; those that need the text of a query cannot be used.
 
         Returns:
             N lists of hits, best first.
@@ -200,9 +255,48 @@ class SemanticSearch:
         Raises:
             InvalidInputError: On a wrong shape, width, value or k.
         """
+        settings = SearchOptions(k=k, **options)
+        if settings.needs_words or settings.needs_usages:
+            raise InvalidInputError("vectors have no words: lexical search, rerank and explain need the query's text")
         queries = normalised(checked_vectors(vectors, dimension=self.folder.dimension, name="the queries"))
-        scores, ids = self.folder.search(queries, k)
-        return [self._hits(*pair) for pair in zip(scores, ids, strict=True)]
+        return self._run([Query(None, vector) for vector in queries], settings)
+
+    def _run(self, queries: Sequence[Query], settings: SearchOptions) -> list[list[Hit]]:
+        usages = None
+        if settings.needs_usages:
+            usages = usage_encoder(self._need_encoder())
+        return Retriever(self.folder, self.manifest.similarities).run(queries, settings, encoder=usages)
+
+    def _check_searched_by_text(self, settings: SearchOptions) -> None:
+        if self.manifest.unit != "sentence":
+            raise InvalidInputError(
+                f"the index cannot be searched by text, its vectors are of unit {self.manifest.unit!r}: "
+                "search with the vector of a word (search_vectors) or like a row (search_like), or set words side by "
+                "side with `ctxembed compare`"
+            )
+        if settings.needs_vector or settings.needs_usages:
+            self._need_encoder()
+
+    def _need_encoder(self) -> TextEncoder:
+        if self.manifest.model is None:
+            raise InvalidInputError(
+                "the index cannot be searched by text, the model of its vectors is unknown: "
+                "search with a vector of the same origin (search_vectors), by words (mode lexical), or build it again "
+                "with a model"
+            )
+        if self._encoder is None:
+            raise InvalidInputError(
+                f"the index was opened without a model: open it with {self.manifest.model.name}, which made it"
+            )
+        return self._encoder
+
+    def _query_vectors(self, queries: Sequence[str], settings: SearchOptions) -> Vectors:
+        encoder = self._need_encoder()
+        vectors = encoder.encode(list(queries))
+        for query, vector in zip(queries, vectors, strict=True):
+            if not vector.any() and not (settings.needs_words and query_words(query)):
+                raise InvalidInputError(f"the query {query!r} has no word that {encoder.name} knows: use other words")
+        return vectors
 
     def close(self) -> None:
         """Release the files."""
@@ -213,14 +307,6 @@ class SemanticSearch:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _hits(self, scores: Vectors, ids: NDArray[np.int64]) -> list[Hit]:
-        cosines = np.clip(scores, -1.0, 1.0)  # rounding can carry a product of unit vectors past 1
-        rows = (stored.row for stored in self.folder.store.get(ids))
-        return [
-            Hit(row.id, float(score), row.text, row.metadata, row.start, row.end)
-            for row, score in zip(rows, cosines, strict=True)
-        ]
 
 
 def check_encoder(folder: IndexFolder, encoder: TextEncoder) -> None:

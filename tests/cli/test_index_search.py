@@ -111,7 +111,7 @@ def test_words_in_context_are_not_searched_by_text(run: Run, rows: Path, model: 
     outcome = run("search", "idx", "bank", "-m", model, code=1)
     assert outcome.stderr == (
         "error: the index cannot be searched by text, its vectors are of unit 'word': search with the vector of a "
-        "word (search_vectors), or set words side by side with `ctxembed compare`\n"
+        "word (search_vectors) or like a row (search_like), or set words side by side with `ctxembed compare`\n"
     )
 
 
