@@ -26,6 +26,7 @@ from .options import (
 )
 from .output import peak_memory, say
 from .progress import document_bar
+from .word_index import WORD_OPTIONS, WordRequest, build_words, word_options
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
@@ -62,6 +63,7 @@ for tool in (dedupe, cluster, map_):
     help="What to do with an id that occurs twice; skip keeps the first.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
+@word_options
 @long_option
 @model_option
 @reading_options
@@ -74,6 +76,9 @@ def build(
     texts: Path | None,
     on_duplicate: str,
     overwrite: bool,
+    unit: str,
+    layer: int | None,
+    words: WordRequest,
     on_long: str,
     model: str | None,
     reading: ReadOptions,
@@ -82,11 +87,13 @@ def build(
 ) -> None:
     """Make an index of text (embedded on the way), of a folder of vectors, or of a .npy array.
 
-    Metadata columns are kept and come back with every hit.
+    Metadata columns are kept and come back with every hit. With --unit word each use of each content word is a row,
+    in its sentence, for concordances by meaning.
 
     \b
     Example:
       ctxembed index build rows.jsonl --text-column text -o idx/
+      ctxembed index build corpus.txt --unit word -o widx/
       ctxembed index build vecs/ -o idx/
       ctxembed index build theirs.npy --ids ids.txt --texts texts.txt -o idx/
     """
@@ -94,6 +101,13 @@ def build(
 
     started = time.perf_counter()
     how: dict[str, Any] = {"path": output, "on_duplicate": on_duplicate, "overwrite": overwrite}
+    if unit == "word":
+        if vector_input(inputs) or ids or texts:
+            raise InvalidInputError("--unit word indexes the words of text: give text, not vectors")
+        encoder = load_any(model, device=device, on_long=on_long)
+        build_words(inputs, reading, encoder, words, resume=resume, layer=layer, **how)
+        return
+    refuse_idle(WORD_OPTIONS, "without --unit word")
     if vectors := vector_input(inputs):
         refuse_idle(("model", "resume", "on_long", *READING), "for an input of vectors")
         if vectors.suffix != ".npy":
@@ -135,9 +149,7 @@ def build_from_vectors(vectors: Path, *, ids: Path | None, texts: Path | None, *
 
     if vectors.suffix == ".npy":
         foreign = read_foreign(vectors, ids=ids, texts=texts)
-        return SemanticSearch.build_from_vectors(
-            foreign, settings={}, dimension=foreign.dimension, **how
-        )
+        return SemanticSearch.build_from_vectors(foreign, settings={}, dimension=foreign.dimension, **how)
     folder = VectorFolder.open(vectors)
     return SemanticSearch.build_from_vectors(
         folder.iter_parts(), settings=folder.settings, dimension=folder.dimension, **how

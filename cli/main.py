@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "compare": "compare",
+    "neighbours": "neighbours",
     "senses": "senses",
     "shift": "shift",
     "reconstruct": "reconstruct",

@@ -13,7 +13,17 @@ import click
 from ctxembed.errors import InvalidInputError
 from ctxembed.types import Usage
 
-from .options import load_any, model_option, open_corpus, reading_options, report_encoder, runtime_options, seed_option
+from .options import (
+    READING,
+    load_any,
+    model_option,
+    open_corpus,
+    reading_options,
+    refuse_idle,
+    report_encoder,
+    runtime_options,
+    seed_option,
+)
 from .output import emit, format_option, say
 from .progress import document_bar
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
@@ -133,6 +143,9 @@ def word_uses(
 
     from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses
 
+    if (Path(source) / "manifest.json").exists():
+        refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
+        return indexed_uses(Path(source), words, encoder=encoder, inflections=inflections, most=most, seed=seed)
     corpus, table = open_corpus([source], reading), word_table(list(words), inflections)
     if holds_given_uses(corpus):
         found: FoundUses = given_uses(corpus, table, group=lambda _: "", most=most, seed=seed)
@@ -157,6 +170,22 @@ def word_uses(
             say(f"{word}: {len(known) - int(known.sum()):,} uses have no vector and are left out")
         uses = [each for each, keep in zip(side.occurrences, known.tolist(), strict=True) if keep]
         results.append((word, uses, vectors[known]))
+    return results
+
+
+def indexed_uses(
+    source: Path, words: Sequence[str], *, encoder: Encoder, inflections: bool, most: int, seed: int
+) -> list[tuple[str, list[Occurrence], Vectors]]:
+    """Take the uses of words from an index of words."""
+    from ctxembed.meaning.word_index import WordIndex
+
+    results = []
+    with WordIndex.open(source, encoder=encoder) as index:
+        for word in words:
+            uses, vectors, total = index.uses(word, inflections=inflections, most=most, seed=seed)
+            if total > len(uses):
+                say(f"{word}: a sample of {len(uses):,} of {total:,} uses (seed {seed}) stands for all")
+            results.append((word, uses, vectors))
     return results
 
 
