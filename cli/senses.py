@@ -59,6 +59,7 @@ USES_FOR_SUBSTITUTES = 8
               help="Write every use with its sense as JSON lines.")  # fmt: skip
 @html_option
 @plot_option
+@click.option("--word-only", is_flag=True, help="Group by the word's vectors alone, not by its sentence's beside them.")
 @click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
 @inflections_option
 @seed_option
@@ -78,6 +79,7 @@ def senses(
     assign: Path | None,
     html: Path | None,
     plot: Path | None,
+    word_only: bool,
     layer: int | None,
     inflections: bool,
     seed: int,
@@ -108,7 +110,10 @@ def senses(
     for word, uses, vectors in word_uses(
         source, wanted, encoder=encoder, reading=reading, inflections=inflections, most=max_uses, seed=seed, layer=layer
     ):
-        result = find_senses(word, uses, vectors, k=k, method=method, seed=seed, num_examples=examples)
+        contexts = None if word_only else encoder.encode([each.usage.text for each in uses])
+        result = find_senses(
+            word, uses, vectors, contexts=contexts, k=k, method=method, seed=seed, num_examples=examples
+        )
         result = labelled(result, encoder, inventory=inventory, layer=layer)
         results.append(kept.add(result) if kept is not None else result)
     if kept is not None and output is not None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctxembed.config import check
-from ctxembed.meaning.clusters import Method, cluster_uses, without_forms
-from ctxembed.text import word_form
+from ctxembed.meaning.clusters import Method, cluster_uses
+from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.senses import find_senses
 from ctxembed.types import TextEncoder, Usage, Vectors
 
 
@@ -66,6 +67,7 @@ def evaluate_senses(
     word: LabelledWord,
     vectors: Vectors,
     *,
+    contexts: Vectors | None = None,
     static: TextEncoder | None = None,
     k: int | None = None,
     method: Method = "k-means",
@@ -76,6 +78,7 @@ def evaluate_senses(
     Args:
         word: N labelled uses.
         vectors: Their unit vectors in context, (N, D).
+        contexts: Vectors of their sentences, (N, any width), as in ``meaning.senses.find_senses``.
         static: Gives the mean static vector of each sentence, for the static-context baseline.
         k: How many groups; found by how the uses fall apart where None.
         method: See ``clusters``.
@@ -85,8 +88,10 @@ def evaluate_senses(
         A row for each system: the groups found, all uses in one group, each use alone, as many random groups as were
         found, and static contexts grouped in the same way.
     """
-    forms = [word_form(usage.word) for usage in word.usages]
-    labels = cluster_uses(without_forms(vectors, forms), k=k, method=method, seed=seed).labels
+    occurrences = [Occurrence(str(n), usage, word.word) for n, usage in enumerate(word.usages)]
+    labels = find_senses(
+        word.word, occurrences, vectors, contexts=contexts, k=k, method=method, seed=seed, with_stability=False
+    ).clusters.labels
     number, size = int(labels.max()) + 1, len(labels)
     systems: dict[str, ArrayLike] = {
         "found": labels,

@@ -82,6 +82,7 @@ def find_senses(
     occurrences: Sequence[Occurrence],
     vectors: Vectors,
     *,
+    contexts: Vectors | None = None,
     k: int | None = None,
     method: Method = "k-means",
     seed: int = 1,
@@ -90,10 +91,14 @@ def find_senses(
 ) -> WordSenses:
     """Group the uses of a word into senses and describe each.
 
+    How many senses there are is decided by the word's own vectors; which use belongs to which by these and, where they
+    are given, the vectors of the whole sentences, which weigh as much.
+
     Args:
         word: The word.
         occurrences: Its N uses, at least one.
         vectors: Unit vectors (N, D), none of them zero.
+        contexts: Vectors of the sentences, (N, any width).
         k: How many senses; decided by how the uses fall apart where None (see ``clusters``).
         method: How members are found.
         seed: Decides every random choice.
@@ -109,7 +114,13 @@ def find_senses(
     )
     forms = [word_form(each.usage.word) for each in occurrences]
     of_one_form = without_forms(vectors, forms)
-    clusters = cluster_uses(of_one_form, k=k, method=method, seed=seed)
+    number = k
+    if contexts is not None and k is None and method != "hdbscan":
+        number = len(cluster_uses(of_one_form, seed=seed))
+    placed = of_one_form if contexts is None or number == 1 else joined_vectors(of_one_form, contexts)
+    clusters = cluster_uses(placed, k=number, method=method, seed=seed)
+    centres = np.stack([of_one_form[clusters.labels == n].mean(axis=0) for n in range(len(clusters))])
+    clusters = replace(clusters, centres=centres)
     texts = [each.usage.text for each in occurrences]
     words = distinctive_words(texts, clusters.labels, k=len(clusters), without={word, *forms})
     senses = tuple(
@@ -122,9 +133,19 @@ def find_senses(
         )
         for n, count in enumerate(clusters.counts())
     )
-    steady = stability(of_one_form, k=k, method=method, seed=seed) if with_stability and len(vectors) > 1 else None
-    spread = silhouette(of_one_form, clusters.labels, seed=seed)
+    steady = stability(placed, k=k, method=method, seed=seed) if with_stability and len(vectors) > 1 else None
+    spread = silhouette(placed, clusters.labels, seed=seed)
     return WordSenses(word, senses, occurrences, vectors, clusters, spread, steady)
+
+
+def joined_vectors(words: Vectors, contexts: Vectors) -> Vectors:
+    """Return word and sentence vectors side by side, (N, D + any), centred and of equal weight."""
+    parts = []
+    for vectors in (words, contexts):
+        centred = vectors - vectors.mean(axis=0)
+        spread = float(np.sqrt((centred**2).sum(axis=1).mean()))
+        parts.append(centred / max(spread, 1e-9))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def typical_uses(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.meaning.occurrences import Occurrence
@@ -52,6 +53,23 @@ def test_senses_have_shares_words_and_typical_uses(result) -> None:
     assert result.silhouette > 0.8
     assert result.stability == pytest.approx(1.0)
     assert result.unclear == 0
+
+
+def test_sentences_help_to_tell_senses_that_the_words_alone_do_not() -> None:
+    rng = np.random.default_rng(3)
+    occurrences, vectors = uses([40, 40])
+    blurred = vectors + rng.normal(0, 0.5, vectors.shape).astype(np.float32)
+    contexts = np.repeat(np.eye(4, dtype=np.float32)[:2], 40, axis=0) + rng.normal(0, 0.1, (80, 4)).astype(np.float32)
+    gold = np.repeat([0, 1], 40)
+    found = [
+        adjusted_rand_score(
+            gold, find_senses("bank", occurrences, blurred, contexts=c, k=2, with_stability=False).clusters.labels
+        )
+        for c in (None, contexts)
+    ]
+    assert found[1] > 0.9 > found[0]
+    whole = find_senses("bank", *uses([60]), contexts=contexts[20:], with_stability=False)
+    assert len(whole.senses) == 1  # the number comes from the words
 
 
 def test_names_last_when_senses_are_found_again(tmp_path: Path, result) -> None:
