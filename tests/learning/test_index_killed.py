@@ -111,15 +111,16 @@ def torture(path, rounds, *, seed, kind):
     chance, seen = random.Random(seed), Counter()
     model = {d.id: d for d in documents(chance, ROWS)}
     SemanticSearch.build(model.values(), encoder=ENCODER, path=path, options=IndexOptions(kind=kind)).close()
-    longest = 0.05
+    longest = Counter()  # seconds, in thousandths, that each kind of change takes
     for _ in range(rounds):
         name, change, after = planned(chance, model)
-        begun = time.perf_counter()
-        done = killed(change, path, chance.random() * longest)
+        most = longest.setdefault(name, 50)
+        moment = chance.randrange(most)
+        done = killed(change, path, moment / 1000)
         if done:
-            longest = max(0.01, 0.9 * longest)
-        elif time.perf_counter() - begun > 0.8 * longest:
-            longest = min(2.0, 1.1 * longest)
+            longest[name] = max(10, most * 19 // 20)
+        elif moment > 0.7 * most:
+            longest[name] = min(2000, most * 6 // 5)
         found = content(path)
         assert found in (model, after), f"{name}: neither the old rows nor the new ones"
         outcome = "done before the kill" if done else "new rows" if found == after != model else "old rows"
