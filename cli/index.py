@@ -135,22 +135,21 @@ def build_from_vectors(vectors: Path, *, ids: Path | None, texts: Path | None, *
 
     if vectors.suffix == ".npy":
         foreign = read_foreign(vectors, ids=ids, texts=texts)
-        return SemanticSearch.build_from_vectors(
-            foreign, settings={}, dimension=foreign.dimension, capacity=len(foreign), **how
-        )
+        return SemanticSearch.build_from_vectors(foreign, settings={}, dimension=foreign.dimension, **how)
     folder = VectorFolder.open(vectors)
     return SemanticSearch.build_from_vectors(
-        folder.iter_parts(), settings=folder.settings, dimension=folder.dimension, capacity=len(folder), **how
+        folder.iter_parts(), settings=folder.settings, dimension=folder.dimension, **how
     )
 
 
 def report_index(built: SemanticSearch, output: Path, *, seconds: float) -> None:
     """Say on stderr what was built and what to do with it."""
     manifest = built.manifest
+    size = sum(file.bytes for index in manifest.indexes for file in index.files.values())
     maker = f"by {manifest.model.name}" if manifest.model else "of unknown origin"
     say(
         f"{output}: {len(built):,} rows of width {manifest.dimension} {maker}, in {seconds:.1f} s "
-        f"({len(built) / seconds:,.0f} rows/s), index file {manifest.files['index'].bytes / 2**20:,.1f} MiB, "
+        f"({len(built) / seconds:,.0f} rows/s), vectors {size / 2**20:,.1f} MiB, "
         f"peak memory {peak_memory() / 2**20:,.0f} MiB"
     )
     if manifest.num_skipped:

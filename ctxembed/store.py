@@ -1,14 +1,22 @@
-"""The rows behind an index, by number: ids, texts, spans and metadata in one SQLite file."""
+"""The rows behind an index, by number: ids, texts, spans and metadata in one SQLite file.
+
+A text stands there once, however many of its words are rows: the table ``texts`` holds what was read, ``items`` what
+has a vector, and the view ``rows`` puts them together. The row of a word in the text ``t1`` has the id ``t1#4-8``,
+which is not stored either. Numbers that were deleted stay in ``deleted`` until the index is compacted: they are the
+vectors that may no longer be found.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +25,34 @@ from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.filters import Filter
 from ctxembed.runtime import existing
+from ctxembed.text import word_form
 from ctxembed.types import Scalar
 from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
+Numbers: TypeAlias = NDArray[np.int64]
 
 SCHEMA_VERSION = 2
 _SCHEMA = """
-CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, "start" INTEGER, "end" INTEGER,
-    metadata TEXT NOT NULL, content_hash TEXT NOT NULL
-)"""
-_INSERT = "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+CREATE TABLE texts (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
+    content_hash INTEGER NOT NULL
+);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, "start" INTEGER, "end" INTEGER, derived INTEGER NOT NULL,
+    word TEXT
+);
+CREATE INDEX items_by_source ON items (source);
+CREATE INDEX items_by_word ON items (word) WHERE word IS NOT NULL;
+CREATE TABLE deleted (number INTEGER PRIMARY KEY);
+CREATE VIEW rows AS
+    SELECT items.number AS number,
+        CASE WHEN derived THEN texts.id || '#' || "start" || '-' || "end" ELSE texts.id END AS id,
+        text, word, "start", "end", metadata
+    FROM items JOIN texts ON texts.number = items.source;
+"""
 _SELECT = 'SELECT number, id, text, "start", "end", metadata FROM rows'
+_MAX_VALUES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +63,25 @@ class StoredRow:
     row: Row
 
 
+class StoredText(NamedTuple):
+    """What is known of a text without reading it."""
+
+    content_hash: int
+    metadata: str
+
+
+def content_hash(text: str) -> int:
+    """Return 64 bits, signed as SQLite has them, that change when a text does."""
+    return int.from_bytes(bytes.fromhex(Row("", text).content_hash), "big", signed=True)
+
+
+def metadata_json(metadata: Mapping[str, Scalar]) -> str:
+    """Return metadata as it is stored."""
+    return json.dumps(dict(metadata), ensure_ascii=False)
+
+
 class DocumentStore:
-    """Rows with unique ids in a file that is built once and read often; memory stays bounded."""
+    """Rows with unique ids in one file; memory stays bounded."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -63,14 +103,11 @@ class DocumentStore:
         existing(path.parent)
         if path.exists():
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
-        connection = sqlite3.connect(path, isolation_level=None)
-        # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536"):
-            connection.execute(f"PRAGMA {pragma}")
-        for statement in (_SCHEMA, *fulltext.SCHEMA):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return cls(path, connection)
+        store = cls(path, sqlite3.connect(path, isolation_level=None))
+        store._prepare_writing()
+        store._connection.executescript(_SCHEMA + fulltext.SCHEMA)
+        store._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return store
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = True) -> Self:
@@ -93,41 +130,17 @@ class DocumentStore:
         store = cls(path, connection)
         try:
             store._check_schema()
+            if not readonly:
+                store._prepare_writing()
         except ArtifactError:
             store.close()
             raise
         return store
 
     def __len__(self) -> int:
-        return int(self._query("SELECT COUNT(*) FROM rows")[0][0])
+        return int(self._query("SELECT COUNT(*) FROM items")[0][0])
 
-    def add(self, rows: Sequence[Row], *, first_number: int, on_duplicate: OnDuplicate = "error") -> NDArray[np.int64]:
-        """Add rows in one transaction: row i gets the number ``first_number + i``.
-
-        Args:
-            rows: N rows; none is allowed.
-            first_number: 0 or more, and above every number in the store.
-            on_duplicate: What to do with an id that is taken: refuse all N rows, or skip and count that one.
-
-        Returns:
-            int64 numbers of the rows that were added, ascending; less ``first_number`` they are places in ``rows``.
-
-        Raises:
-            InvalidInputError: If an id occurs twice, or a row cannot be stored.
-        """
-        last = self._query("SELECT MAX(number) FROM rows")[0][0]
-        lowest = 0 if last is None else last + 1
-        if first_number < lowest:
-            raise InvalidInputError(f"first_number is {first_number}, need {lowest} or more: smaller ones are taken")
-        with self._transaction():
-            self._insert(rows, first_number)
-            found = self._query("SELECT number FROM rows WHERE number >= ? ORDER BY number", first_number)
-            added = np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
-            if len(added) < len(rows) and on_duplicate == "error":
-                missing = np.setdiff1d(np.arange(len(rows)), added - first_number)
-                raise InvalidInputError(f"id {rows[missing[0]].id!r} occurs twice: --on-duplicate skip keeps the first")
-        self.num_skipped += len(rows) - len(added)
-        return added
+    # Reading
 
     def get(self, numbers: Iterable[int]) -> list[StoredRow]:
         """Return rows by number, in the order given.
@@ -149,55 +162,171 @@ class DocumentStore:
         Raises:
             InvalidInputError: If there is none.
         """
-        records = self._query(f"{_SELECT} WHERE id = ?", id)
-        if not records:
-            raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
-        return _stored(records[0])
+        numbers = self.numbers_of(id)
+        for stored in self.get(numbers[:1]):
+            if stored.row.id == id:
+                return stored
+        raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
 
-    def select(self, where: Filter, *, among: Iterable[int] | None = None) -> NDArray[np.int64]:
-        """Return the numbers of the rows that satisfy a condition, ascending; of some rows only, if they are named."""
-        condition, values = where.sql()
-        sql = f"SELECT number FROM rows WHERE ({condition})"
-        if among is not None:
-            sql += " AND number IN (SELECT value FROM json_each(?))"
-            values = [*values, json.dumps([int(number) for number in among])]
-        found = self._query(f"{sql} ORDER BY number", *values)
-        return np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
+    def numbers_of(self, id: str) -> Numbers:  # noqa: A002
+        """Return the numbers of the row with an id, or of all rows of the text with it; none if there is none."""
+        found = self._numbers("SELECT items.number FROM items JOIN texts ON texts.number = source WHERE id = ?", id)
+        name, _, span = id.rpartition("#")
+        start, _, end = span.partition("-")
+        if len(found) or not (start.isdecimal() and end.isdecimal()):
+            return found
+        return self._numbers(
+            "SELECT items.number FROM items JOIN texts ON texts.number = source "
+            'WHERE id = ? AND derived AND "start" = ? AND "end" = ?',
+            name, int(start), int(end),
+        )  # fmt: skip
 
-    def optimize(self) -> None:
-        """Merge the parts of the full text, so that a search reads one."""
-        self._connection.execute(fulltext.OPTIMIZE)
+    def matching(self, condition: Filter, *, among: Iterable[int] | None = None) -> Numbers:
+        """Return the numbers of the rows that a condition holds for, ascending; of some only, if they are named."""
+        sql, values = condition.sql()
+        if among is None:
+            return self._numbers(f"SELECT number FROM rows WHERE {sql} ORDER BY number", *values)
+        return self._numbers(
+            f"SELECT number FROM rows WHERE number IN (SELECT value FROM json_each(?)) AND ({sql}) ORDER BY number",
+            json.dumps([int(number) for number in among]),
+            *values,
+        )
 
     def search_text(self, query: str, *, k: int, where: Filter | None = None) -> list[tuple[int, float]]:
         """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
 
-        Words that do grammar's work are left out where others are given, and words that occur in very many rows
+        Words that do grammar's work are left out where others are given, and words that occur in very many texts
         where rarer ones are given: see ``fulltext.MAX_POSTINGS``.
 
         Args:
             query: Any text; nothing in it is syntax.
             k: Rows wanted, at least 1.
-            where: A condition on the rows; the frequency of a word is that among all rows.
+            where: A condition on the rows; the frequency of a word is that among all texts.
 
         Returns:
             Numbers with their BM25, above 0, best first, equal ones by number; rows without any of the words are none.
         """
-        count = "SELECT COUNT(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        limit = fulltext.MAX_POSTINGS + 1
-        words = fulltext.query_words(query)
-        counts = {word: self._query(count, fulltext.phrase(word), limit)[0][0] for word in words}
-        chosen = fulltext.affordable(counts)
-        if not chosen:
-            return []
-        condition, values = where.sql() if where else ("TRUE", ())
-        found = self._query(
-            "SELECT rowid, -rank FROM words WHERE words MATCH ? AND EXISTS "
-            f"(SELECT 1 FROM rows WHERE rows.number = words.rowid AND ({condition})) ORDER BY rank, rowid LIMIT ?",
-            fulltext.any_of(chosen),
-            *values,
-            k,
-        )
-        return [(number, float(score)) for number, score in found]
+        return fulltext.ranked(self._query, query, k=k, where=where)
+
+    def optimize(self) -> None:
+        """Merge the parts of the full text, so that a search reads one."""
+        self._connection.execute(fulltext.OPTIMIZE)
+
+    def columns(self) -> list[str]:
+        """Return the names of all metadata columns; that reads every row."""
+        return [name for (name,) in self._query("SELECT DISTINCT key FROM texts, json_each(metadata) ORDER BY key")]
+
+    def deleted(self) -> Numbers:
+        """Return the numbers that were given once and have no row any more, ascending."""
+        return self._numbers("SELECT number FROM deleted ORDER BY number")
+
+    def known_texts(self, ids: Sequence[str]) -> dict[str, StoredText]:
+        """Return what is known of those texts among ``ids`` that are here."""
+        found = {}
+        for start in range(0, len(ids), _MAX_VALUES):
+            chosen = ids[start : start + _MAX_VALUES]
+            marks = ", ".join("?" * len(chosen))
+            records = self._query(f"SELECT id, content_hash, metadata FROM texts WHERE id IN ({marks})", *chosen)
+            found.update({name: StoredText(*rest) for name, *rest in records})
+        return found
+
+    def check(self) -> None:
+        """Read the whole file.
+
+        Raises:
+            ArtifactError: If SQLite finds damage, or a row lacks its text.
+        """
+        [(answer,), *_] = self._query("PRAGMA integrity_check(1)")
+        if answer != "ok":
+            raise ArtifactError(f"{self._path} is damaged ({answer}): build the index again")
+        lost = self._query("SELECT COUNT(*) FROM items WHERE source NOT IN (SELECT number FROM texts)")[0][0]
+        if lost:
+            raise ArtifactError(f"{self._path} has {lost} rows without a text: build the index again")
+
+    # Writing
+
+    def add(self, rows: Sequence[Row], *, on_duplicate: OnDuplicate = "error") -> Numbers:
+        """Add rows in one transaction; they get the next numbers, without gaps.
+
+        The rows of words come text by text, in reading order, and all rows of a text at once.
+
+        Args:
+            rows: N rows; none is allowed.
+            on_duplicate: What to do with an id that is taken: refuse all N rows, or skip and count that one.
+
+        Returns:
+            int64 places in ``rows`` of those that were added, ascending.
+
+        Raises:
+            InvalidInputError: If an id occurs twice, or a row cannot be stored.
+        """
+        groups = list(_by_text(rows))
+        with self._transaction():
+            first = self._next("texts")
+            self._write(
+                "INSERT INTO texts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (_text_record(first + n, group, rows) for n, group in enumerate(groups)),
+                rows,
+            )
+            there = {number - first for (number,) in self._query("SELECT number FROM texts WHERE number >= ?", first)}
+            if len(there) < len(groups) and on_duplicate == "error":
+                taken = next(group for n, group in enumerate(groups) if n not in there)
+                raise InvalidInputError(
+                    f"id {rows[taken.start].id!r} occurs twice: --on-duplicate skip keeps the first"
+                )
+            kept = [(first + n, place) for n, group in enumerate(groups) if n in there for place in group]
+            number = self.next_number()
+            self._write(
+                "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)",
+                (_item_record(number + n, source, rows[place]) for n, (source, place) in enumerate(kept)),
+                rows,
+            )
+        self.num_skipped += len(rows) - len(kept)
+        return np.array([place for _, place in kept], dtype=np.int64)
+
+    def next_number(self) -> int:
+        """Return the number that the next row gets: as many as were ever given since the last compaction."""
+        return max(self._next("items"), self._next("deleted"))
+
+    def delete(self, numbers: Numbers) -> int:
+        """Delete rows, and texts that have no row left; return how many rows there were."""
+        with self._transaction():
+            self._connection.execute("CREATE TEMP TABLE doomed (number INTEGER PRIMARY KEY, source INTEGER)")
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO doomed SELECT number, source FROM items WHERE number = ?",
+                ((int(number),) for number in numbers),
+            )
+            count = int(self._query("SELECT COUNT(*) FROM doomed")[0][0])
+            for statement in (
+                "INSERT INTO deleted SELECT number FROM doomed",
+                "DELETE FROM items WHERE number IN (SELECT number FROM doomed)",
+                "DELETE FROM texts WHERE number IN (SELECT source FROM doomed)"
+                " AND number NOT IN (SELECT source FROM items WHERE source IN (SELECT source FROM doomed))",
+                "DROP TABLE doomed",
+                fulltext.OPTIMIZE,  # the words of deleted texts would stay in its older parts
+            ):
+                self._connection.execute(statement)
+        return count
+
+    def set_metadata(self, changes: Iterable[tuple[str, str]]) -> None:
+        """Replace the metadata of texts: (JSON, id) each."""
+        with self._transaction():
+            self._connection.executemany("UPDATE texts SET metadata = ? WHERE id = ?", changes)
+
+    def compact_into(self, path: Path) -> None:
+        """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
+        self.create(path).close()
+        try:
+            self._connection.execute("ATTACH ? AS compacted", (str(path),))
+            with self._transaction():
+                self._connection.execute("INSERT INTO compacted.texts SELECT * FROM main.texts ORDER BY number")
+                self._connection.execute(
+                    "INSERT INTO compacted.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
+                    '"start", "end", derived, word FROM main.items ORDER BY number'
+                )
+            self._connection.execute("DETACH compacted")
+        except sqlite3.Error as error:
+            raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
 
     def close(self) -> None:
         """Release the file."""
@@ -209,6 +338,11 @@ class DocumentStore:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _prepare_writing(self) -> None:
+        # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
+        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+
     def _check_schema(self) -> None:
         version = self._query("PRAGMA user_version")[0][0]
         if version != SCHEMA_VERSION:
@@ -218,16 +352,25 @@ class DocumentStore:
             )
         self._query(f"{_SELECT} LIMIT 1")
 
-    def _query(self, sql: str, *values: Scalar) -> list[tuple[Any, ...]]:
+    def _query(self, sql: str, *values: str | int | float) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise ArtifactError(f"{self._path} is damaged or no store ({error}): build the index again") from error
 
-    def _insert(self, rows: Sequence[Row], first_number: int) -> None:
-        records = (_record(number, row) for number, row in enumerate(rows, start=first_number))
+    def _numbers(self, sql: str, *values: str | int | float) -> Numbers:
         try:
-            self._connection.executemany(_INSERT, records)
+            return np.fromiter((number for (number,) in self._connection.execute(sql, values)), dtype=np.int64)
+        except sqlite3.Error as error:
+            raise ArtifactError(f"{self._path} is damaged or no store ({error}): build the index again") from error
+
+    def _next(self, table: str) -> int:
+        last = self._query(f"SELECT MAX(number) FROM {table}")[0][0]
+        return 0 if last is None else int(last) + 1
+
+    def _write(self, sql: str, records: Iterator[tuple[Any, ...]], rows: Sequence[Row]) -> None:
+        try:
+            self._connection.executemany(sql, records)
         except (sqlite3.Error, UnicodeEncodeError, TypeError) as error:
             raise InvalidInputError(
                 f"a row between {rows[0].id!r} and {rows[-1].id!r} cannot be stored ({error}): "
@@ -239,15 +382,41 @@ class DocumentStore:
         self._connection.execute("BEGIN")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
 
-def _record(number: int, row: Row) -> tuple[int, str, str, int | None, int | None, str, str]:
-    metadata = json.dumps(dict(row.metadata), ensure_ascii=False)
-    return number, row.id, row.text, row.start, row.end, metadata, row.content_hash
+def _text_id(row: Row) -> str:
+    """Return the id of the text that a row stands in."""
+    return row.id.removesuffix(f"#{row.start}-{row.end}") if row.start is not None else row.id
+
+
+def _by_text(rows: Sequence[Row]) -> Iterator[range]:
+    """Yield the places of rows that share a text: neighbours with the same one, each further on in it."""
+    start = 0
+    for place, (row, following) in enumerate(itertools.pairwise([*rows, None])):
+        if row is None:  # never: only the last of the list is None
+            continue
+        if following is not None and row.start is not None and following.start is not None:
+            spans = (row.start, row.end or 0) < (following.start, following.end or 0)
+            derived = _text_id(row) != row.id and _text_id(following) != following.id
+            if spans and derived and _text_id(row) == _text_id(following) and row.text == following.text:
+                continue
+        yield range(start, place + 1)
+        start = place + 1
+
+
+def _text_record(number: int, places: range, rows: Sequence[Row]) -> tuple[int, str, str, str, int]:
+    row = rows[places.start]
+    return number, _text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
+
+
+def _item_record(number: int, source: int, row: Row) -> tuple[int, int, int | None, int | None, bool, str | None]:
+    word = None if row.start is None else word_form(row.text[row.start : row.end])
+    return number, source, row.start, row.end, _text_id(row) != row.id, word
 
 
 def _stored(record: tuple[Any, ...]) -> StoredRow:

@@ -12,14 +12,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.filters import Filter
-from ctxembed.index import Ids, Neighbours, VectorIndex
+from ctxembed.filters import parse
+from ctxembed.index import Ids, Neighbours
+from ctxembed.index_folder import IndexFolder
 from ctxembed.retrieval.options import LIST_DEPTH, Mode
 from ctxembed.retrieval.ranking import reciprocal_rank_fusion
-from ctxembed.store import DocumentStore
 from ctxembed.types import Vectors
 
-BLOCK_ROWS = 65_536
 OVERFETCH = 10
 """Neighbours looked at for each one wanted, before the rows that satisfy a condition are listed."""
 
@@ -57,17 +56,14 @@ class Candidates:
         return replace(self, scores=scores).take(np.argsort(-scores, kind="stable"))
 
 
-def nearest(
-    index: VectorIndex, store: DocumentStore, vectors: Vectors, *, k: int, where: Filter | None
-) -> list[Neighbours]:
+def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: str | None) -> list[Neighbours]:
     """Find the k rows nearest to each of several vectors among those that satisfy a condition.
 
     The neighbours of all rows are looked at first: where enough of them satisfy the condition, nothing else is asked.
     Otherwise the rows that satisfy it are listed and searched alone, so a condition never costs a hit.
 
     Args:
-        index: The vectors.
-        store: The rows behind them.
+        folder: The index.
         vectors: float32 (Q, D), L2-normalised.
         k: Neighbours wanted; fewer where fewer rows satisfy the condition.
         where: The condition; None for all rows.
@@ -75,52 +71,29 @@ def nearest(
     Returns:
         Q pairs of scores and ids, each of shape (at most k,).
     """
-    if where is None:
-        return [Neighbours(*pair) for pair in zip(*index.search(vectors, k=k), strict=True)]
     wide = OVERFETCH * (k + 10)
-    if wide < len(index):
-        found = index.search(vectors, k=wide)
-        passing = np.isin(found.ids, store.select(where, among=np.unique(found.ids)))
+    if where is not None and wide < len(folder):
+        found = folder.search(vectors, wide)
+        passing = np.isin(found.ids, folder.store.matching(parse(where), among=np.unique(found.ids)))
         if (passing.sum(axis=1) >= k).all():
             rows = zip(*found, passing, strict=True)
             return [Neighbours(scores[passes][:k], ids[passes][:k]) for scores, ids, passes in rows]
-    return exact_among(index, store.select(where), vectors, k=k)
-
-
-def exact_among(index: VectorIndex, allowed: Ids, vectors: Vectors, *, k: int) -> list[Neighbours]:
-    """Find the k nearest of some rows by all their inner products, equal scores in the order of their ids.
-
-    Args:
-        index: The vectors, as exactly as it keeps them.
-        allowed: int64 ids of the rows, ascending.
-        vectors: float32 (Q, D).
-        k: Neighbours wanted; all of the rows where they are fewer.
-    """
-    blocks = [allowed[start : start + BLOCK_ROWS] for start in range(0, len(allowed), BLOCK_ROWS)]
-    best = [Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))] * len(vectors)
-    for ids in blocks:
-        products = vectors @ index.reconstruct(ids).T
-        for number, scores in enumerate(products):
-            merged = np.concatenate([best[number].scores, scores]), np.concatenate([best[number].ids, ids])
-            order = np.lexsort((merged[1], -merged[0]))[:k]
-            best[number] = Neighbours(merged[0][order], merged[1][order])
-    return best
+    found = folder.search(vectors, k, numbers=None if where is None else folder.matching(where))
+    return [Neighbours(*pair) for pair in zip(*found, strict=True)]
 
 
 def find_candidates(
-    index: VectorIndex,
-    store: DocumentStore,
+    folder: IndexFolder,
     queries: Sequence[Query],
     *,
     mode: Mode,
     depth: int,
-    where: Filter | None,
+    where: str | None,
 ) -> list[Candidates]:
     """Find the best rows for each query.
 
     Args:
-        index: The vectors.
-        store: The rows behind them.
+        folder: The index.
         queries: Each with a vector for dense search, a text for lexical search, both for hybrid.
         mode: What is compared.
         depth: Rows wanted for each query.
@@ -135,20 +108,23 @@ def find_candidates(
     dense = lexical = None
     if mode != "lexical":
         vectors = np.stack([query.vector for query in queries if query.vector is not None])
-        dense = nearest(index, store, vectors, k=long, where=where)
+        dense = nearest(folder, vectors, k=long, where=where)
     if mode != "dense":
-        lexical = [store.search_text(query.text or "", k=long, where=where) for query in queries]
+        condition = None if where is None else parse(where)
+        lexical = [folder.store.search_text(query.text or "", k=long, where=condition) for query in queries]
+        if condition is not None and not any(lexical):
+            folder.check_columns(condition)
     found = []
     for number, query in enumerate(queries):
         by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]
-        candidates = _join(index, query, by_vector, None if lexical is None else lexical[number])
+        candidates = _join(folder, query, by_vector, None if lexical is None else lexical[number])
         places = np.flatnonzero(candidates.numbers != (-1 if query.exclude is None else query.exclude))
         found.append(candidates.take(places[:depth]))
     return found
 
 
 def _join(
-    index: VectorIndex, query: Query, dense: Neighbours | None, lexical: Sequence[tuple[int, float]] | None
+    folder: IndexFolder, query: Query, dense: Neighbours | None, lexical: Sequence[tuple[int, float]] | None
 ) -> Candidates:
     """Return the candidates of one query, their ranks fused where there are two rankings."""
     if lexical is None:
@@ -162,5 +138,5 @@ def _join(
     fused = reciprocal_rank_fusion([*([dense.ids] if dense else []), numbers])
     by_number = dict(zip(numbers.tolist(), bm25.tolist(), strict=True))
     known = np.array([by_number.get(number, np.nan) for number in fused.ids.tolist()], dtype=np.float64)
-    cosines = (index.reconstruct(fused.ids) @ query.vector).astype(np.float64).clip(-1.0, 1.0)
+    cosines = (folder.take(fused.ids) @ query.vector).astype(np.float64).clip(-1.0, 1.0)
     return Candidates(fused.ids, fused.scores, cosines, known)

@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 
 from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
-from ctxembed.index import VectorIndex
+from ctxembed.index_folder import IndexFolder
 from ctxembed.retrieval.candidates import Candidates, Query, find_candidates
 from ctxembed.retrieval.late_interaction import explain, late_interaction
 from ctxembed.retrieval.options import SearchOptions
 from ctxembed.retrieval.ranking import fold_near_duplicates, maximal_marginal_relevance
-from ctxembed.store import DocumentStore
 from ctxembed.types import Answer, Hit, UsageEncoder
 from ctxembed.vectors import Row
 
 
 @dataclass(frozen=True, slots=True)
 class Retriever:
-    """An index, the rows behind it, and the scale of its similarities if that is known."""
+    """Answers queries from an index."""
 
-    index: VectorIndex
-    store: DocumentStore
-    scale: Calibration | None = None
+    folder: IndexFolder
+
+    @property
+    def scale(self) -> Calibration | None:
+        """The scale of its similarities; None if it has too few rows."""
+        return self.folder.manifest.similarities
 
     def run(
         self, queries: Sequence[Query], options: SearchOptions, *, encoder: UsageEncoder | None = None
@@ -55,7 +57,7 @@ class Retriever:
         ]
 
     def _find(self, queries: Sequence[Query], options: SearchOptions, *, depth: int) -> list[Candidates]:
-        return find_candidates(self.index, self.store, queries, mode=options.mode, depth=depth, where=options.condition)
+        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=options.where)
 
     def _lowest(self, options: SearchOptions) -> float:
         """Return the cosine below which rows are left out."""
@@ -64,8 +66,7 @@ class Retriever:
             return lowest
         if self.scale is None:
             raise InvalidInputError(
-                "the index does not know how alike its rows are (too few have vectors, or an older ctxembed built it): "
-                "use min_score, or build it again"
+                "the index does not know how alike its rows are (fewer than two have a vector): use min_score"
             )
         return max(lowest, self.scale.at_percentile(options.min_percentile))
 
@@ -83,7 +84,7 @@ class Retriever:
             kept = candidates.take(~(candidates.cosines < lowest))
             if options.rerank and encoder is not None and len(kept):
                 kept = kept.take(np.arange(min(len(kept), max(options.k, options.rerank))))
-                texts = [stored.row.text for stored in self.store.get(kept.numbers)]
+                texts = [stored.row.text for stored in self.folder.store.get(kept.numbers)]
                 kept = kept.ranked_by(late_interaction(encoder, query.text or "", texts))
             chosen, folded = self._choose(kept, options)
             exhausted = len(candidates) < depth or len(kept) < len(candidates)
@@ -97,7 +98,7 @@ class Retriever:
         folded: dict[int, list[int]] = defaultdict(list)
         if (options.fold is None and not options.diversity) or not len(ranked):
             return ranked.take(np.arange(min(options.k, len(ranked)))), folded
-        vectors = self.index.reconstruct(ranked.numbers)
+        vectors = self.folder.take(ranked.numbers)
         if options.fold is not None:
             owners = fold_near_duplicates(vectors, threshold=options.fold)
             kept = np.flatnonzero(owners == np.arange(len(owners)))
@@ -120,7 +121,7 @@ class Retriever:
     ) -> list[Hit]:
         numbers = chosen.numbers.tolist()
         copies = [number for each in numbers for number in folded.get(each, ())]
-        rows = {stored.number: stored.row for stored in self.store.get([*numbers, *copies])}
+        rows = {stored.number: stored.row for stored in self.folder.store.get([*numbers, *copies])}
         shown = [rows[number] for number in numbers]
         answers: list[tuple[Answer, ...]] = [()] * len(shown)
         if options.explain and encoder is not None and shown:
