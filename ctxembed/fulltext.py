@@ -1,31 +1,27 @@
 """Full text beside the rows: what SQLite's FTS5 keeps, and how a user's words are put to it.
 
-The full-text table reads from the table of texts and is kept in step by triggers, so that it costs the inverted index
-alone. Words are folded to lower case without accents and stemmed by Porter's rules, which change English words only.
+The full-text table reads its text from the table of rows and is kept in step by triggers, so that it costs the inverted
+index alone. Words are folded to lower case without accents and stemmed by Porter's rules, which change English words
+only. Rows of words and tokens are left out: their text stands in many rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from ctxembed.filters import Filter
 from ctxembed.text import is_content_word, word_form, word_spans
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-SCHEMA = f"""
-CREATE VIRTUAL TABLE words USING fts5(text, content = 'texts', content_rowid = 'number', tokenize = '{TOKENIZER}');
-CREATE TRIGGER words_added AFTER INSERT ON texts BEGIN
-    INSERT INTO words (rowid, text) VALUES (new.number, new.text);
-END;
-CREATE TRIGGER words_deleted AFTER DELETE ON texts BEGIN
-    INSERT INTO words (words, rowid, text) VALUES ('delete', old.number, old.text);
-END;
-CREATE TRIGGER words_changed AFTER UPDATE OF number, text ON texts BEGIN
-    INSERT INTO words (words, rowid, text) VALUES ('delete', old.number, old.text);
-    INSERT INTO words (rowid, text) VALUES (new.number, new.text);
-END;
-"""
+SCHEMA = (
+    "CREATE VIRTUAL TABLE words USING fts5(text, content = 'rows', content_rowid = 'number', "
+    f"tokenize = '{TOKENIZER}')",
+    """CREATE TRIGGER words_added AFTER INSERT ON items WHEN new."start" IS NULL BEGIN
+        INSERT INTO words (rowid, text) SELECT new.number, text FROM texts WHERE number = new.source;
+    END;""",
+    """CREATE TRIGGER words_deleted AFTER DELETE ON items WHEN old."start" IS NULL BEGIN
+        INSERT INTO words (words, rowid, text) SELECT 'delete', old.number, text FROM texts WHERE number = old.source;
+    END;""",
+)
 OPTIMIZE = "INSERT INTO words (words) VALUES ('optimize')"
 
 MAX_WORDS = 32
@@ -82,33 +78,3 @@ def affordable(counts: Mapping[str, int], *, budget: int = MAX_POSTINGS) -> list
 def any_of(words: Sequence[str]) -> str:
     """Return the FTS5 expression for rows with any of several words."""
     return " OR ".join(map(phrase, words))
-
-
-def ranked(
-    run: Callable[..., list[tuple[Any, ...]]], query: str, *, k: int, where: Filter | None
-) -> list[tuple[int, float]]:
-    """Rank the rows that hold words of a query by BM25.
-
-    Args:
-        run: Runs a statement with its values, and returns what it found.
-        query: Any text.
-        k: Rows wanted.
-        where: A condition on the rows.
-
-    Returns:
-        Numbers of rows with their scores, best first, equal ones by number.
-    """
-    count = "SELECT COUNT(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-    chosen = affordable({word: run(count, phrase(word), MAX_POSTINGS + 1)[0][0] for word in query_words(query)})
-    if not chosen:
-        return []
-    condition, values = where.sql() if where else ("TRUE", [])
-    found = run(
-        "SELECT items.number, -rank FROM words JOIN items ON items.source = words.rowid WHERE words MATCH ? AND "
-        f"EXISTS (SELECT 1 FROM rows WHERE rows.number = items.number AND ({condition})) "
-        "ORDER BY rank, items.number LIMIT ?",
-        any_of(chosen),
-        *values,
-        k,
-    )
-    return [(number, float(score)) for number, score in found]

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.calibration import Calibration
+from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import InvalidInputError
 from ctxembed.index import VectorIndex, write_index
 from ctxembed.index_folder import IndexFolder
 from ctxembed.index_kinds import FLAT_VALUES, IndexOptions, plan_index
 from ctxembed.index_manifest import (
+    ADDING,
     BUILDING,
     OWN_FILE,
     TEMPORARY,
@@ -34,12 +35,14 @@ from ctxembed.index_manifest import (
     old_version,
 )
 from ctxembed.index_records import IndexFile, IndexRecord
-from ctxembed.index_scale import similarity_scale
 from ctxembed.index_v1 import generation_v1, read_v1
 from ctxembed.runtime import existing, release_memory, synced, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, Row, checked_vectors
+
+SAMPLED_ROWS = 20_000
+"""Rows from which the distribution of similarities is drawn."""
 
 Parts = Iterable[tuple[Sequence[Row], NDArray[Any]]]
 
@@ -155,12 +158,13 @@ def build_folder(
                 options=options,
                 num_zero=written.num_zero,
                 num_skipped=num_skipped,
+                similarities=similarities(path, indexes),
                 rows_file=finished_rows(rows_path),
                 indexes=indexes,
-                similarities=_scale(path, indexes),
             )
             manifest.publish(path)
-        shutil.rmtree(path / BUILDING, ignore_errors=True)
+        for waiting in (BUILDING, ADDING):
+            shutil.rmtree(path / waiting, ignore_errors=True)
     return manifest
 
 
@@ -229,8 +233,8 @@ class Change:
             rows=manifest.rows + written.rows,
             num_zero=manifest.num_zero + written.num_zero,
             num_skipped=manifest.num_skipped + self.store.num_skipped,
+            similarities=manifest.similarities or similarities(self.path, (*kept, *added)),
             indexes=(*kept, *added),
-            similarities=_scale(self.path, (*kept, *added), deleted=self.store.deleted()),
         )
 
     def publish(self) -> None:
@@ -320,9 +324,9 @@ def _compact(folder: IndexFolder) -> bool:
             manifest,
             generation=generation,
             deleted=0,
+            similarities=similarities(path, indexes),
             rows_file=finished_rows(rows_path),
             indexes=indexes,
-            similarities=_scale(path, indexes),
         ).publish(path)
     return True
 
@@ -338,18 +342,19 @@ def _written_index(
     return (record,) if record.rows else ()
 
 
-def _scale(path: Path, indexes: Sequence[IndexRecord], *, deleted: Numbers | None = None) -> Calibration | None:
-    """Return how alike random pairs of rows are, read from the files that were just written."""
-    opened = [VectorIndex.attach(path, record) for record in indexes]
-    numbers = np.setdiff1d(np.arange(sum(map(len, opened))), np.empty(0) if deleted is None else deleted)
-    starts = np.array([index.record.first for index in opened])
-
-    def take(chosen: Numbers) -> Vectors:
-        owners = np.searchsorted(starts, chosen, side="right") - 1
-        parts = [index.take(chosen[owners == n] - index.record.first) for n, index in enumerate(opened)]
-        return np.concatenate([np.empty((0, opened[0].dimension if opened else 0), np.float32), *parts])
-
-    return similarity_scale(numbers, take)
+def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | None:
+    """Return how alike random pairs of rows are, from a seeded sample."""
+    size = sum(index.rows for index in indexes)
+    numbers = np.arange(size)
+    if size > SAMPLED_ROWS:
+        numbers = np.sort(np.random.default_rng(1).choice(size, SAMPLED_ROWS, replace=False))
+    vectors = [
+        VectorIndex.attach(path, index).take(chosen - index.first)
+        for index in indexes
+        if len(chosen := numbers[(numbers >= index.first) & (numbers < index.first + index.rows)])
+    ]
+    drawn = random_similarities(np.concatenate(vectors)) if vectors else ()
+    return Calibration.of_background(drawn) if len(drawn) else None
 
 
 def finished_rows(path: Path) -> IndexFile:

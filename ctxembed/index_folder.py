@@ -18,7 +18,7 @@ from ctxembed.index_manifest import IndexManifest
 from ctxembed.index_search import Mask
 from ctxembed.runtime import existing
 from ctxembed.store import DocumentStore, Numbers
-from ctxembed.types import Vectors
+from ctxembed.types import TextEncoder, UsageEncoder, Vectors
 from ctxembed.vectors import checked_vectors
 
 HASHED_BYTES = 64 * 2**20
@@ -121,7 +121,7 @@ class IndexFolder:
             InvalidInputError: If it cannot be read, or names a column that no row has.
         """
         parsed = parse(condition)
-        found = self.store.matching(parsed)
+        found = self.store.select(parsed)
         if not len(found):
             self.check_columns(parsed)
         return found
@@ -208,6 +208,21 @@ def check_folder(path: Path) -> IndexManifest:
     with IndexFolder.open(path, verify=True) as folder:
         folder.verify()
         return folder.manifest
+
+
+def check_encoder(folder: IndexFolder, encoder: TextEncoder | UsageEncoder) -> None:
+    """Refuse a model that did not make an index; ArtifactError with both names."""
+    path, manifest, model = folder.path, folder.manifest, folder.manifest.model
+    if model is not None and encoder.fingerprint != model.fingerprint:
+        raise ArtifactError(
+            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
+            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
+        )
+    if encoder.dimension != manifest.dimension:
+        raise ArtifactError(
+            f"{path} holds vectors of width {manifest.dimension}, {encoder.name} gives {encoder.dimension}: "
+            "open it with the model that made it"
+        )
 
 
 def _mask(size: int, numbers: Ids, *, value: bool) -> Mask:

@@ -27,7 +27,7 @@ from ctxembed.vectors import MANIFEST, read_manifest
 FORMAT = "ctxembed-index"
 VERSION = 2
 METRIC = "cosine"
-BUILDING = ".building"
+BUILDING, ADDING = ".building", ".adding"
 """Where the vectors of a build or an addition wait until it is done."""
 
 OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite)")
@@ -62,10 +62,10 @@ class IndexManifest:
     """Rows whose vector is zero (an empty text, or no known word): they are found with score 0 only."""
     num_skipped: int
     """Rows left out because their id was taken."""
+    similarities: Calibration | None
+    """How alike random pairs of rows are; None where fewer than two rows have a vector."""
     rows_file: IndexFile
     indexes: tuple[IndexRecord, ...]
-    similarities: Calibration | None = None
-    """How alike random pairs of rows were when vectors last came or went; None where fewer than two rows have one."""
 
     @property
     def numbers(self) -> int:
@@ -94,9 +94,9 @@ class IndexManifest:
             "options": dataclasses.asdict(self.options),
             "num_zero": self.num_zero,
             "num_skipped": self.num_skipped,
+            "similarities": self.similarities.record() if self.similarities else None,
             "rows_file": dataclasses.asdict(self.rows_file),
             "indexes": [index.to_json() for index in self.indexes],
-            "similarities": self.similarities.record() if self.similarities else None,
         }
         return values | {"sha256": _digest(values)}
 
@@ -119,10 +119,10 @@ class IndexManifest:
         try:
             manifest = cls(
                 model=ModelRecord(**record["model"]) if record["model"] else None,
+                similarities=Calibration.from_record(record["similarities"]) if record["similarities"] else None,
                 options=IndexOptions(**record["options"]),
                 rows_file=IndexFile(**record["rows_file"]),
                 indexes=tuple(IndexRecord.from_json(index) for index in record["indexes"]),
-                similarities=Calibration.from_record(record["similarities"]) if record["similarities"] else None,
                 **{key: record[key] for key in _PLAIN},
             )
             sound = all(OWN_FILE.fullmatch(file.name) for file in manifest.files())

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
+from ctxembed.index import Ids
 from ctxembed.index_changes import build_folder, claim, normalised
-from ctxembed.index_folder import IndexFolder
+from ctxembed.index_folder import IndexFolder, check_encoder
 from ctxembed.index_kinds import IndexOptions
 from ctxembed.index_manifest import BUILDING, IndexManifest
 from ctxembed.retrieval.candidates import Query
 from ctxembed.retrieval.engine import Retriever
 from ctxembed.retrieval.late_interaction import usage_encoder
 from ctxembed.retrieval.options import SearchOptions
-from ctxembed.store import Numbers, OnDuplicate
+from ctxembed.store import OnDuplicate
 from ctxembed.types import Document, Hit, TextEncoder, Vectors
 from ctxembed.units import embed_corpus
 from ctxembed.vectors import Row, checked_vectors
@@ -160,15 +161,15 @@ class SemanticSearch:
     def __len__(self) -> int:
         return self.manifest.rows
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> Ids:
         """Return the number of every row, int64 (N,), in the order of the index."""
         return self.folder.numbers()
 
-    def vectors(self, numbers: Numbers) -> Vectors:
+    def vectors(self, numbers: Ids) -> Vectors:
         """Return the vectors of rows, float32 (N, D), L2-normalised, in the order given."""
         return self.folder.take(numbers)
 
-    def rows(self, numbers: Numbers) -> list[Row]:
+    def rows(self, numbers: Ids) -> list[Row]:
         """Return rows by number, in the order given."""
         return [stored.row for stored in self.folder.store.get(numbers)]
 
@@ -264,7 +265,7 @@ class SemanticSearch:
         usages = None
         if settings.needs_usages:
             usages = usage_encoder(self._need_encoder())
-        return Retriever(self.folder).run(queries, settings, encoder=usages)
+        return Retriever(self.folder, self.manifest.similarities).run(queries, settings, encoder=usages)
 
     def _check_searched_by_text(self, settings: SearchOptions) -> None:
         if self.manifest.unit != "sentence":
@@ -306,18 +307,3 @@ class SemanticSearch:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def check_encoder(folder: IndexFolder, encoder: TextEncoder) -> None:
-    """Refuse a model that did not make an index; ArtifactError with both names."""
-    path, manifest, model = folder.path, folder.manifest, folder.manifest.model
-    if model is not None and encoder.fingerprint != model.fingerprint:
-        raise ArtifactError(
-            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
-            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
-        )
-    if encoder.dimension != manifest.dimension:
-        raise ArtifactError(
-            f"{path} holds vectors of width {manifest.dimension}, {encoder.name} gives {encoder.dimension}: "
-            "open it with the model that made it"
-        )

@@ -14,25 +14,23 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.filters import Filter
 from ctxembed.runtime import existing
+from ctxembed.store_reader import SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
 from ctxembed.text import word_form
 from ctxembed.types import Scalar
 from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
-Numbers: TypeAlias = NDArray[np.int64]
 
-SCHEMA_VERSION = 2
+__all__ = ["DocumentStore", "Numbers", "OnDuplicate", "StoredRow", "StoredText", "content_hash", "metadata_json"]
+
 _SCHEMA = """
 CREATE TABLE texts (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
@@ -51,23 +49,6 @@ CREATE VIEW rows AS
         text, word, "start", "end", metadata
     FROM items JOIN texts ON texts.number = items.source;
 """
-_SELECT = 'SELECT number, id, text, "start", "end", metadata FROM rows'
-_MAX_VALUES = 500
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A row and the number under which the index knows its vector."""
-
-    number: int
-    row: Row
-
-
-class StoredText(NamedTuple):
-    """What is known of a text without reading it."""
-
-    content_hash: int
-    metadata: str
 
 
 def content_hash(text: str) -> int:
@@ -80,14 +61,8 @@ def metadata_json(metadata: Mapping[str, Scalar]) -> str:
     return json.dumps(dict(metadata), ensure_ascii=False)
 
 
-class DocumentStore:
+class DocumentStore(StoreReader):
     """Rows with unique ids in one file; memory stays bounded."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
-        self._connection = connection
-        self.num_skipped = 0
-        """Rows that ``add`` left out because their id was taken."""
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -105,7 +80,8 @@ class DocumentStore:
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
         store = cls(path, sqlite3.connect(path, isolation_level=None))
         store._prepare_writing()
-        store._connection.executescript(_SCHEMA + fulltext.SCHEMA)
+        for statement in (_SCHEMA, *fulltext.SCHEMA):
+            store._connection.executescript(statement)
         store._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return store
 
@@ -136,114 +112,6 @@ class DocumentStore:
             store.close()
             raise
         return store
-
-    def __len__(self) -> int:
-        return int(self._query("SELECT COUNT(*) FROM items")[0][0])
-
-    # Reading
-
-    def get(self, numbers: Iterable[int]) -> list[StoredRow]:
-        """Return rows by number, in the order given.
-
-        Raises:
-            ArtifactError: If a number is not in the store: the index it comes from belongs to another.
-        """
-        wanted = [int(number) for number in numbers]
-        records = self._query(f"{_SELECT} WHERE number IN (SELECT value FROM json_each(?))", json.dumps(wanted))
-        found = {record[0]: _stored(record) for record in records}
-        missing = [number for number in wanted if number not in found]
-        if missing:
-            raise ArtifactError(f"{self._path} has no row {missing[0]}: it belongs to another index, build it again")
-        return [found[number] for number in wanted]
-
-    def by_id(self, id: str) -> StoredRow:  # noqa: A002
-        """Return the row with an id.
-
-        Raises:
-            InvalidInputError: If there is none.
-        """
-        numbers = self.numbers_of(id)
-        for stored in self.get(numbers[:1]):
-            if stored.row.id == id:
-                return stored
-        raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
-
-    def numbers_of(self, id: str) -> Numbers:  # noqa: A002
-        """Return the numbers of the row with an id, or of all rows of the text with it; none if there is none."""
-        found = self._numbers("SELECT items.number FROM items JOIN texts ON texts.number = source WHERE id = ?", id)
-        name, _, span = id.rpartition("#")
-        start, _, end = span.partition("-")
-        if len(found) or not (start.isdecimal() and end.isdecimal()):
-            return found
-        return self._numbers(
-            "SELECT items.number FROM items JOIN texts ON texts.number = source "
-            'WHERE id = ? AND derived AND "start" = ? AND "end" = ?',
-            name, int(start), int(end),
-        )  # fmt: skip
-
-    def matching(self, condition: Filter, *, among: Iterable[int] | None = None) -> Numbers:
-        """Return the numbers of the rows that a condition holds for, ascending; of some only, if they are named."""
-        sql, values = condition.sql()
-        if among is None:
-            return self._numbers(f"SELECT number FROM rows WHERE {sql} ORDER BY number", *values)
-        return self._numbers(
-            f"SELECT number FROM rows WHERE number IN (SELECT value FROM json_each(?)) AND ({sql}) ORDER BY number",
-            json.dumps([int(number) for number in among]),
-            *values,
-        )
-
-    def search_text(self, query: str, *, k: int, where: Filter | None = None) -> list[tuple[int, float]]:
-        """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
-
-        Words that do grammar's work are left out where others are given, and words that occur in very many texts
-        where rarer ones are given: see ``fulltext.MAX_POSTINGS``.
-
-        Args:
-            query: Any text; nothing in it is syntax.
-            k: Rows wanted, at least 1.
-            where: A condition on the rows; the frequency of a word is that among all texts.
-
-        Returns:
-            Numbers with their BM25, above 0, best first, equal ones by number; rows without any of the words are none.
-        """
-        return fulltext.ranked(self._query, query, k=k, where=where)
-
-    def optimize(self) -> None:
-        """Merge the parts of the full text, so that a search reads one."""
-        self._connection.execute(fulltext.OPTIMIZE)
-
-    def columns(self) -> list[str]:
-        """Return the names of all metadata columns; that reads every row."""
-        return [name for (name,) in self._query("SELECT DISTINCT key FROM texts, json_each(metadata) ORDER BY key")]
-
-    def deleted(self) -> Numbers:
-        """Return the numbers that were given once and have no row any more, ascending."""
-        return self._numbers("SELECT number FROM deleted ORDER BY number")
-
-    def known_texts(self, ids: Sequence[str]) -> dict[str, StoredText]:
-        """Return what is known of those texts among ``ids`` that are here."""
-        found = {}
-        for start in range(0, len(ids), _MAX_VALUES):
-            chosen = ids[start : start + _MAX_VALUES]
-            marks = ", ".join("?" * len(chosen))
-            records = self._query(f"SELECT id, content_hash, metadata FROM texts WHERE id IN ({marks})", *chosen)
-            found.update({name: StoredText(*rest) for name, *rest in records})
-        return found
-
-    def check(self) -> None:
-        """Read the whole file.
-
-        Raises:
-            ArtifactError: If SQLite finds damage, or a row lacks its text.
-        """
-        [(answer,), *_] = self._query("PRAGMA integrity_check(1)")
-        if answer != "ok":
-            raise ArtifactError(f"{self._path} is damaged ({answer}): build the index again")
-        lost = self._query("SELECT COUNT(*) FROM items WHERE source NOT IN (SELECT number FROM texts)")[0][0]
-        if lost:
-            raise ArtifactError(f"{self._path} has {lost} rows without a text: build the index again")
-
-    # Writing
 
     def add(self, rows: Sequence[Row], *, on_duplicate: OnDuplicate = "error") -> Numbers:
         """Add rows in one transaction; they get the next numbers, without gaps.
@@ -303,7 +171,6 @@ class DocumentStore:
                 "DELETE FROM texts WHERE number IN (SELECT source FROM doomed)"
                 " AND number NOT IN (SELECT source FROM items WHERE source IN (SELECT source FROM doomed))",
                 "DROP TABLE doomed",
-                fulltext.OPTIMIZE,  # the words of deleted texts would stay in its older parts
             ):
                 self._connection.execute(statement)
         return count
@@ -325,44 +192,19 @@ class DocumentStore:
                     '"start", "end", derived, word FROM main.items ORDER BY number'
                 )
             self._connection.execute("DETACH compacted")
+            with self.open(path, readonly=False) as compacted:
+                compacted.optimize()
         except sqlite3.Error as error:
             raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
 
-    def close(self) -> None:
-        """Release the file."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def optimize(self) -> None:
+        """Merge the parts of the full text, so that a search reads one."""
+        self._connection.execute(fulltext.OPTIMIZE)
 
     def _prepare_writing(self) -> None:
         # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
         for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-
-    def _check_schema(self) -> None:
-        version = self._query("PRAGMA user_version")[0][0]
-        if version != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{self._path} has schema version {version}, this ctxembed reads {SCHEMA_VERSION}: "
-                "use the ctxembed that wrote it, or build the index again"
-            )
-        self._query(f"{_SELECT} LIMIT 1")
-
-    def _query(self, sql: str, *values: str | int | float) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise ArtifactError(f"{self._path} is damaged or no store ({error}): build the index again") from error
-
-    def _numbers(self, sql: str, *values: str | int | float) -> Numbers:
-        try:
-            return np.fromiter((number for (number,) in self._connection.execute(sql, values)), dtype=np.int64)
-        except sqlite3.Error as error:
-            raise ArtifactError(f"{self._path} is damaged or no store ({error}): build the index again") from error
 
     def _next(self, table: str) -> int:
         last = self._query(f"SELECT MAX(number) FROM {table}")[0][0]
@@ -417,8 +259,3 @@ def _text_record(number: int, places: range, rows: Sequence[Row]) -> tuple[int, 
 def _item_record(number: int, source: int, row: Row) -> tuple[int, int, int | None, int | None, bool, str | None]:
     word = None if row.start is None else word_form(row.text[row.start : row.end])
     return number, source, row.start, row.end, _text_id(row) != row.id, word
-
-
-def _stored(record: tuple[Any, ...]) -> StoredRow:
-    number, name, text, start, end, metadata = record
-    return StoredRow(number, Row(name, text, start, end, json.loads(metadata)))

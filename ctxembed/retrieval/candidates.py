@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.filters import parse
+from ctxembed.filters import Filter
 from ctxembed.index import Ids, Neighbours
 from ctxembed.index_folder import IndexFolder
 from ctxembed.retrieval.options import LIST_DEPTH, Mode
@@ -56,14 +56,14 @@ class Candidates:
         return replace(self, scores=scores).take(np.argsort(-scores, kind="stable"))
 
 
-def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: str | None) -> list[Neighbours]:
+def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: Filter | None) -> list[Neighbours]:
     """Find the k rows nearest to each of several vectors among those that satisfy a condition.
 
     The neighbours of all rows are looked at first: where enough of them satisfy the condition, nothing else is asked.
     Otherwise the rows that satisfy it are listed and searched alone, so a condition never costs a hit.
 
     Args:
-        folder: The index.
+        folder: The rows and their vectors.
         vectors: float32 (Q, D), L2-normalised.
         k: Neighbours wanted; fewer where fewer rows satisfy the condition.
         where: The condition; None for all rows.
@@ -71,15 +71,17 @@ def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: str | None)
     Returns:
         Q pairs of scores and ids, each of shape (at most k,).
     """
+    if where is None:
+        return [Neighbours(*pair) for pair in zip(*folder.search(vectors, k), strict=True)]
     wide = OVERFETCH * (k + 10)
-    if where is not None and wide < len(folder):
+    if wide < len(folder):
         found = folder.search(vectors, wide)
-        passing = np.isin(found.ids, folder.store.matching(parse(where), among=np.unique(found.ids)))
+        passing = np.isin(found.ids, folder.store.select(where, among=np.unique(found.ids)))
         if (passing.sum(axis=1) >= k).all():
             rows = zip(*found, passing, strict=True)
             return [Neighbours(scores[passes][:k], ids[passes][:k]) for scores, ids, passes in rows]
-    found = folder.search(vectors, k, numbers=None if where is None else folder.matching(where))
-    return [Neighbours(*pair) for pair in zip(*found, strict=True)]
+    listed = folder.search(vectors, k, numbers=folder.matching(where.text))
+    return [Neighbours(*pair) for pair in zip(*listed, strict=True)]
 
 
 def find_candidates(
@@ -88,12 +90,12 @@ def find_candidates(
     *,
     mode: Mode,
     depth: int,
-    where: str | None,
+    where: Filter | None,
 ) -> list[Candidates]:
     """Find the best rows for each query.
 
     Args:
-        folder: The index.
+        folder: The rows and their vectors.
         queries: Each with a vector for dense search, a text for lexical search, both for hybrid.
         mode: What is compared.
         depth: Rows wanted for each query.
@@ -110,10 +112,9 @@ def find_candidates(
         vectors = np.stack([query.vector for query in queries if query.vector is not None])
         dense = nearest(folder, vectors, k=long, where=where)
     if mode != "dense":
-        condition = None if where is None else parse(where)
-        lexical = [folder.store.search_text(query.text or "", k=long, where=condition) for query in queries]
-        if condition is not None and not any(lexical):
-            folder.check_columns(condition)
+        lexical = [folder.store.search_text(query.text or "", k=long, where=where) for query in queries]
+        if where is not None and not any(lexical):
+            folder.check_columns(where)
     found = []
     for number, query in enumerate(queries):
         by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]

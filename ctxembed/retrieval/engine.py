@@ -22,14 +22,10 @@ from ctxembed.vectors import Row
 
 @dataclass(frozen=True, slots=True)
 class Retriever:
-    """Answers queries from an index."""
+    """An index, the rows behind it, and the scale of its similarities if that is known."""
 
     folder: IndexFolder
-
-    @property
-    def scale(self) -> Calibration | None:
-        """The scale of its similarities; None if it has too few rows."""
-        return self.folder.manifest.similarities
+    scale: Calibration | None = None
 
     def run(
         self, queries: Sequence[Query], options: SearchOptions, *, encoder: UsageEncoder | None = None
@@ -57,7 +53,7 @@ class Retriever:
         ]
 
     def _find(self, queries: Sequence[Query], options: SearchOptions, *, depth: int) -> list[Candidates]:
-        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=options.where)
+        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=options.condition)
 
     def _lowest(self, options: SearchOptions) -> float:
         """Return the cosine below which rows are left out."""
@@ -66,7 +62,8 @@ class Retriever:
             return lowest
         if self.scale is None:
             raise InvalidInputError(
-                "the index does not know how alike its rows are (fewer than two have a vector): use min_score"
+                "the index does not know how alike its rows are (too few have vectors, or an older ctxembed built it): "
+                "use min_score, or build it again"
             )
         return max(lowest, self.scale.at_percentile(options.min_percentile))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from ctxembed.config import check
-from ctxembed.filters import parse
+from ctxembed.filters import Filter, parse
 
 Mode: TypeAlias = Literal["dense", "lexical", "hybrid"]
 
@@ -44,8 +44,6 @@ class SearchOptions:
         check(self.mode in get_args(Mode), f"mode {self.mode!r}: must be one of {', '.join(get_args(Mode))}")
         check(self.rerank >= 0, f"rerank is {self.rerank}, need 0 (no re-ranking) or the rows to be ranked anew")
         check(0 <= self.diversity <= 1, f"diversity is {self.diversity}, need 0 (relevance alone) to 1")
-        if self.where is not None:
-            parse(self.where)
         fold, share = self.fold, self.min_percentile
         check(fold is None or 0 < fold <= 1, f"fold is {fold}, need a cosine above 0 and at most 1, such as 0.95")
         check(share is None or 0 <= share <= 100, f"min_percentile is {share}, need 0 to 100")
@@ -73,6 +71,11 @@ class SearchOptions:
     def has_threshold(self) -> bool:
         """Whether rows too far from the query are left out."""
         return self.min_score is not None or self.min_percentile is not None
+
+    @property
+    def condition(self) -> Filter | None:
+        """The parsed condition."""
+        return None if self.where is None else parse(self.where)
 
     @property
     def depth(self) -> int:

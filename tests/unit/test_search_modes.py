@@ -155,6 +155,12 @@ def test_condition_that_is_none_is_refused_with_its_place(search):
         search.search(QUERY, where="year >")
 
 
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_condition_on_a_column_that_no_row_has_is_refused(search, mode):
+    with pytest.raises(InvalidInputError, match="has a column 'yaer': did you mean 'year'"):
+        search.search(QUERY, mode=mode, where="yaer > 1990")
+
+
 # Thresholds
 
 
