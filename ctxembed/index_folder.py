@@ -56,10 +56,13 @@ class IndexFolder:
             manifest = IndexManifest.read(path)
             try:
                 return cls._open(path, manifest, verify=verify)
-            except FileNotFoundError as error:  # a writer has replaced this generation, or the file is lost
-                if IndexManifest.read(path).generation == manifest.generation:
+            except (FileNotFoundError, ArtifactError) as error:
+                if IndexManifest.read(path).generation != manifest.generation:
+                    continue  # a writer has replaced this generation and removed its files
+                if isinstance(error, FileNotFoundError):
                     name = Path(error.filename or "a file").name
                     raise ArtifactError(f"{path / name} is missing: build the index again") from error
+                raise
         raise ArtifactError(f"{path} changed {_TRIES} times while it was being opened: try again")
 
     @classmethod

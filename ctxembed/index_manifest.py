@@ -30,7 +30,7 @@ METRIC = "cosine"
 BUILDING, ADDING = ".building", ".adding"
 """Where the vectors of a build or an addition wait until it is done."""
 
-OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite)")
+OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite(?:-journal)?)")
 TEMPORARY = re.compile(r"\.(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite|manifest\.json)\.\d+\.tmp")
 
 
