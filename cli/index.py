@@ -25,6 +25,7 @@ from .options import (
     report_encoder,
     resume_option,
     runtime_options,
+    vector_input,
 )
 from .output import peak_memory, print_table, say
 from .progress import document_bar
@@ -128,20 +129,6 @@ def build(
         report_encoder(encoder)
     with built:
         report_index(built, output, seconds=time.perf_counter() - started)
-
-
-def vector_input(inputs: tuple[str, ...]) -> Path | None:
-    """Return the input if it is vectors, not text.
-
-    Raises:
-        InvalidInputError: If vectors are mixed with other inputs.
-    """
-    vectors = [Path(name) for name in inputs if name.endswith(".npy") or (Path(name) / "manifest.json").is_file()]
-    if not vectors:
-        return None
-    if len(inputs) > 1:
-        raise InvalidInputError(f"{vectors[0]} holds vectors and must be the only input: build one index from it alone")
-    return vectors[0]
 
 
 def size_of(vectors: Path) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ctxembed.errors import InvalidInputError
+
 from .options import (
     load_any,
     long_option,
@@ -18,6 +20,7 @@ from .options import (
     resume_option,
     runtime_options,
     stacked,
+    vector_input,
 )
 from .output import emit, format_option, say
 from .progress import document_bar
@@ -91,6 +94,8 @@ def put(
     """Put documents into an index, and say what became of them."""
     from ctxembed.index_updates import add_documents
 
+    if vectors := vector_input(inputs):
+        raise InvalidInputError(f"{vectors} holds vectors, need text: build an index of its own from it")
     started = time.perf_counter()
     encoder = load_any(model, device=device, on_long=on_long)
     corpus = open_corpus(inputs, reading)

@@ -167,6 +167,20 @@ def reading_options(command: F) -> F:
     )(run)  # type: ignore[return-value]
 
 
+def vector_input(inputs: tuple[str, ...]) -> Path | None:
+    """Return the input if it is vectors, not text.
+
+    Raises:
+        InvalidInputError: If vectors are mixed with other inputs.
+    """
+    vectors = [Path(name) for name in inputs if name.endswith(".npy") or (Path(name) / "manifest.json").is_file()]
+    if not vectors:
+        return None
+    if len(inputs) > 1:
+        raise InvalidInputError(f"{vectors[0]} holds vectors and must be the only input: build one index from it alone")
+    return vectors[0]
+
+
 def parse_bytes(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Read a size: a number of bytes, or one with K, M or G behind it (of 1024 each)."""
     if value is None:
