@@ -198,6 +198,7 @@ def details_of(options: SearchOptions) -> list[str]:
     shown = {
         "cosine": options.mode == "hybrid" or (options.rerank and options.mode == "dense"),
         "bm25": options.mode == "hybrid" or (options.rerank and options.mode == "lexical"),
+        "late": options.rerank and options.mode != "dense",
         "percentile": options.min_percentile is not None,
         "duplicates": options.fold is not None,
         "answers": options.explain,

@@ -18,12 +18,13 @@ from .words import read_words
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
+    from ctxembed.index_kinds import IndexOptions
     from ctxembed.meaning.word_index import WordChoice
     from ctxembed.types import Encoder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-WORD_OPTIONS = ("words", "all_words", "min_count", "max_count", "max_per_word", "dry_run", "layer", "seed")
+WORD_OPTIONS = ("words", "all_words", "min_count", "max_count", "max_per_word", "layer", "seed")
 """Options that belong to words only, as click knows them."""
 
 
@@ -36,7 +37,6 @@ class WordRequest:
     min_count: int
     max_count: int | None
     max_per_word: int
-    dry_run: bool
     seed: int
 
     def choice(self) -> WordChoice:
@@ -58,7 +58,7 @@ def word_options(command: F) -> F:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
-        names = ("all_words", "min_count", "max_count", "max_per_word", "dry_run", "seed")
+        names = ("all_words", "min_count", "max_count", "max_per_word", "seed")
         request = WordRequest(words=kwargs.pop("words"), **{name: kwargs.pop(name) for name in names})
         return command(*args, words=request, **kwargs)
 
@@ -83,7 +83,6 @@ def word_options(command: F) -> F:
             show_default=True,
             help="Words: of one with more uses a sample of about this size, by --seed; 0 takes all.",
         ),
-        click.option("--dry-run", is_flag=True, help="Words: say rows, bytes and minutes, and build nothing."),
         click.option("--layer", type=int, help="Words: layer to read; the model's choice by default."),
         seed_option,
     )(run)  # type: ignore[return-value]
@@ -100,14 +99,14 @@ def build_words(
     overwrite: bool,
     resume: bool,
     layer: int | None,
-    **settings: Any,
+    options: IndexOptions,
+    dry_run: bool,
 ) -> None:
     """Count, size and build an index of words, and say what was done."""
-    from ctxembed.index_kinds import IndexOptions
     from ctxembed.meaning.word_index import build_word_index, count_chosen, forecast
     from ctxembed.units import EmbedCounts
 
-    started, options = time.perf_counter(), settings.pop("options", None) or IndexOptions()
+    started = time.perf_counter()
     corpus = open_corpus(inputs, replace(reading, split_sentences=True))
     with document_bar("counting", unit="sentence") as advance:
         counted = count_chosen(corpus, request.choice(), on_progress=advance)
@@ -123,7 +122,7 @@ def build_words(
             f"{len(sampled):,} words have more than {request.max_per_word:,} uses, sampled by seed {request.seed}: "
             f"{most} ({sampled[most]:,}); --max-per-word 0 takes all"
         )
-    if request.dry_run:
+    if dry_run:
         return
     counts = EmbedCounts()
     with document_bar("indexing", total=corpus.counts.documents, unit="sentence") as advance:

@@ -26,6 +26,7 @@ from ctxembed.index import VectorIndex, write_index
 from ctxembed.index_folder import IndexFolder
 from ctxembed.index_kinds import FLAT_VALUES, IndexOptions, plan_index
 from ctxembed.index_manifest import (
+    ADDING,
     BUILDING,
     OWN_FILE,
     TEMPORARY,
@@ -162,7 +163,8 @@ def build_folder(
                 indexes=indexes,
             )
             manifest.publish(path)
-        shutil.rmtree(path / BUILDING, ignore_errors=True)
+        for waiting in (BUILDING, ADDING):
+            shutil.rmtree(path / waiting, ignore_errors=True)
     return manifest
 
 

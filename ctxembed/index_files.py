@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_kinds import HNSW_LINKS, Plan, Storage
+from ctxembed.index_kinds import HNSW_LINKS, ITERATIONS, Plan, Storage
 from ctxembed.runtime import release_memory, synced, writing
 from ctxembed.types import Vectors
 from ctxembed.vectors import checked_vectors
@@ -161,7 +161,7 @@ def train_and_add(plan: Plan, vectors: ExactVectors, *, storage: Storage, sample
             index = _graph(plan.dimension, storage)
         else:
             index = faiss.index_factory(plan.dimension, plan.factory, faiss.METRIC_INNER_PRODUCT)
-            _quiet(index, seed)
+            prepare_training(index, seed=seed)
             if not index.is_trained:
                 index.train(vectors.take(sample))
                 release_memory()
@@ -185,14 +185,14 @@ def _graph(dimension: int, storage: Storage) -> Any:
     return faiss.IndexHNSWSQ(dimension, half, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
 
 
-def _quiet(index: Any, seed: int) -> None:
-    """Set the seed of k-means; FAISS would print a line for every clustering with few rows."""
+def prepare_training(index: Any, *, seed: int) -> None:
+    """Set the seed and the length of k-means; FAISS would print a line for every clustering with few rows."""
     import faiss
 
     lists = faiss.try_extract_index_ivf(index)
     for holder in (lists, getattr(lists, "pq", None), getattr(index, "pq", None)):
         if holder is not None and hasattr(holder, "cp"):
-            holder.cp.seed, holder.cp.min_points_per_centroid = seed, 1
+            holder.cp.seed, holder.cp.min_points_per_centroid, holder.cp.niter = seed, 1, ITERATIONS
 
 
 def save_faiss(index: Any, path: Path, *, kind: str) -> None:

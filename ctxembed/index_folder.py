@@ -18,7 +18,7 @@ from ctxembed.index_manifest import IndexManifest
 from ctxembed.index_search import Mask
 from ctxembed.runtime import existing
 from ctxembed.store import DocumentStore, Numbers
-from ctxembed.types import Vectors
+from ctxembed.types import TextEncoder, UsageEncoder, Vectors
 from ctxembed.vectors import checked_vectors
 
 HASHED_BYTES = 64 * 2**20
@@ -56,10 +56,13 @@ class IndexFolder:
             manifest = IndexManifest.read(path)
             try:
                 return cls._open(path, manifest, verify=verify)
-            except FileNotFoundError as error:  # a writer has replaced this generation, or the file is lost
-                if IndexManifest.read(path).generation == manifest.generation:
+            except (FileNotFoundError, ArtifactError) as error:
+                if IndexManifest.read(path).generation != manifest.generation:
+                    continue  # a writer has replaced this generation and removed its files
+                if isinstance(error, FileNotFoundError):
                     name = Path(error.filename or "a file").name
                     raise ArtifactError(f"{path / name} is missing: build the index again") from error
+                raise
         raise ArtifactError(f"{path} changed {_TRIES} times while it was being opened: try again")
 
     @classmethod
@@ -208,6 +211,21 @@ def check_folder(path: Path) -> IndexManifest:
     with IndexFolder.open(path, verify=True) as folder:
         folder.verify()
         return folder.manifest
+
+
+def check_encoder(folder: IndexFolder, encoder: TextEncoder | UsageEncoder) -> None:
+    """Refuse a model that did not make an index; ArtifactError with both names."""
+    path, manifest, model = folder.path, folder.manifest, folder.manifest.model
+    if model is not None and encoder.fingerprint != model.fingerprint:
+        raise ArtifactError(
+            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
+            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
+        )
+    if encoder.dimension != manifest.dimension:
+        raise ArtifactError(
+            f"{path} holds vectors of width {manifest.dimension}, {encoder.name} gives {encoder.dimension}: "
+            "open it with the model that made it"
+        )
 
 
 def _mask(size: int, numbers: Ids, *, value: bool) -> Mask:

@@ -3,7 +3,7 @@
 - flat: every vector is compared; exact.
 - hnsw: a graph of near neighbours (Malkov and Yashunin 2016) over the exact vectors; fastest to search, slow to build.
 - ivf-sq8: vectors in lists around k-means centroids, a byte for each dimension.
-- ivf-pq: the same with product-quantized codes (Jegou et al. 2011), a byte for four dimensions.
+- ivf-pq: the same with product-quantized codes (Jegou et al. 2011), a byte for eight dimensions.
 - any other name is a FAISS factory string, such as ``OPQ48,IVF4096,PQ48x4fs``.
 
 The last three keep the exact vectors in a file beside, memory-mapped; the candidates they find are ranked again by it.
@@ -28,6 +28,8 @@ TRAINING_ROWS = 50
 """Rows of the training sample for each list."""
 CENTROIDS = 256
 """Of each part of a product quantizer."""
+ITERATIONS = 10
+"""Of k-means, for lists and for product quantizers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,5 +150,5 @@ def num_lists(rows: int) -> int:
 
 
 def num_parts(dimension: int) -> int:
-    """Return how many parts a product quantizer cuts D dimensions into: the most that have four or more each."""
-    return max((parts for parts in range(1, dimension // 4 + 1) if dimension % parts == 0), default=1)
+    """Return how many parts a product quantizer cuts D dimensions into: the most that have eight or more each."""
+    return max((parts for parts in range(1, dimension // 8 + 1) if dimension % parts == 0), default=1)

@@ -27,10 +27,10 @@ from ctxembed.vectors import MANIFEST, read_manifest
 FORMAT = "ctxembed-index"
 VERSION = 2
 METRIC = "cosine"
-BUILDING = ".building"
+BUILDING, ADDING = ".building", ".adding"
 """Where the vectors of a build or an addition wait until it is done."""
 
-OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite)")
+OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite(?:-journal)?)")
 TEMPORARY = re.compile(r"\.(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite|manifest\.json)\.\d+\.tmp")
 
 

@@ -123,16 +123,18 @@ class Searcher:
             scores, places = self._search(queries, k, selected, count)
         if not np.isfinite(scores).all():
             raise InvalidInputError("an inner product is beyond float32: normalise the vectors to unit length first")
-        order = np.lexsort((places, -scores))
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(places, order, axis=1)
+        if (scores[:, 1:] >= scores[:, :-1]).any():  # a tie, or not in order yet
+            order = np.lexsort((places, -scores))
+            scores, places = np.take_along_axis(scores, order, axis=1), np.take_along_axis(places, order, axis=1)
+        return scores, places
 
     def _search(self, queries: Vectors, k: int, selected: Mask | None, count: int) -> Found:
         if selected is None:
             scores, places = self._index.search(queries, k)
         else:
             scores, places = self._selected(queries, k, selected, count)
-        missing = (places < 0).any(axis=1)
-        if missing.any():  # an approximate search may come back with less than there is
+        if (places < 0).any():  # an approximate search may come back with less than there is
+            missing = (places < 0).any(axis=1)
             everything = np.arange(len(self.exact)) if selected is None else np.flatnonzero(selected)
             scores[missing], places[missing] = self.exact.nearest(queries[missing], k, everything)
         return scores, places

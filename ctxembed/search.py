@@ -17,7 +17,7 @@ from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
 from ctxembed.index import Ids
 from ctxembed.index_changes import build_folder, claim, normalised
-from ctxembed.index_folder import IndexFolder
+from ctxembed.index_folder import IndexFolder, check_encoder
 from ctxembed.index_kinds import IndexOptions
 from ctxembed.index_manifest import BUILDING, IndexManifest
 from ctxembed.retrieval.candidates import Query
@@ -307,18 +307,3 @@ class SemanticSearch:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def check_encoder(folder: IndexFolder, encoder: TextEncoder) -> None:
-    """Refuse a model that did not make an index; ArtifactError with both names."""
-    path, manifest, model = folder.path, folder.manifest, folder.manifest.model
-    if model is not None and encoder.fingerprint != model.fingerprint:
-        raise ArtifactError(
-            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
-            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
-        )
-    if encoder.dimension != manifest.dimension:
-        raise ArtifactError(
-            f"{path} holds vectors of width {manifest.dimension}, {encoder.name} gives {encoder.dimension}: "
-            "open it with the model that made it"
-        )

@@ -78,7 +78,7 @@ class DocumentStore(StoreReader):
         existing(path.parent)
         if path.exists():
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
-        store = cls(path, sqlite3.connect(path, isolation_level=None))
+        store = cls(path, sqlite3.connect(path.resolve().as_uri(), uri=True, isolation_level=None))
         store._prepare_writing()
         for statement in (_SCHEMA, *fulltext.SCHEMA):
             store._connection.executescript(statement)
@@ -182,20 +182,19 @@ class DocumentStore(StoreReader):
 
     def compact_into(self, path: Path) -> None:
         """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
-        self.create(path).close()
-        try:
-            self._connection.execute("ATTACH ? AS compacted", (str(path),))
-            with self._transaction():
-                self._connection.execute("INSERT INTO compacted.texts SELECT * FROM main.texts ORDER BY number")
-                self._connection.execute(
-                    "INSERT INTO compacted.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
-                    '"start", "end", derived, word FROM main.items ORDER BY number'
-                )
-            self._connection.execute("DETACH compacted")
-            with self.open(path, readonly=False) as compacted:
-                compacted.optimize()
-        except sqlite3.Error as error:
-            raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
+        with self.create(path) as compacted:  # the new one is what is written to: its journal is in memory
+            try:
+                compacted._connection.execute("ATTACH ? AS old", (f"{self._path.resolve().as_uri()}?mode=ro",))
+                with compacted._transaction():
+                    compacted._connection.execute("INSERT INTO texts SELECT * FROM old.texts ORDER BY number")
+                    compacted._connection.execute(
+                        "INSERT INTO main.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
+                        '"start", "end", derived, word FROM old.items ORDER BY number'
+                    )
+                compacted._connection.execute("DETACH old")
+            except sqlite3.Error as error:
+                raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
+            compacted.optimize()
 
     def optimize(self) -> None:
         """Merge the parts of the full text, so that a search reads one."""

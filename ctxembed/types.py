@@ -64,8 +64,8 @@ class Answer:
 class Hit:
     """One search result, higher ``score`` first.
 
-    The score is the cosine similarity in [-1, 1], or what the search was told to rank by: BM25, the sum of
-    reciprocal ranks, or the mean cosine of late interaction. ``start`` and ``end`` are the place of a word or token
+    The score is what the search was told to rank by: the cosine similarity in [-1, 1], BM25, the sum of reciprocal
+    ranks, or late interaction. ``start`` and ``end`` are the place of a word or token
     in ``text``, None for a whole text.
     """
 
@@ -79,6 +79,8 @@ class Hit:
     """With the query; None where words alone were compared."""
     bm25: float | None = None
     """None where no words were compared, or none of the query's is in the row."""
+    late: float | None = None
+    """Mean cosine of late interaction, in [-1, 1]; None where the hit was not ranked anew."""
     percentile: float | None = None
     """Share of random pairs of rows that are less alike than query and hit, in [0, 100]; None if unknown."""
     duplicates: tuple[str, ...] = ()

@@ -182,10 +182,10 @@ def forecast(counted: CountedWords, encoder: UsageEncoder, *, options: IndexOpti
 
 
 def word_options(options: IndexOptions, *, rows: int) -> IndexOptions:
-    """Return what kind an index of words is: compressed from some size on, unless a kind is asked for."""
+    """Return what kind an index of words is: compressed from some size on, unless a kind or memory is asked for."""
     if options.kind != "auto":
         return options
-    kind = "ivf-sq8" if rows >= COMPRESSED_ROWS else "auto"
+    kind = "ivf-sq8" if rows >= COMPRESSED_ROWS and options.max_memory is None else "auto"
     return replace(options, kind=kind, storage="float16")
 
 

@@ -43,17 +43,30 @@ class Candidates:
     scores: NDArray[np.float64]
     cosines: NDArray[np.float64]
     bm25: NDArray[np.float64]
+    late: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
         """Return some of them, in the order given."""
-        return type(self)(self.numbers[places], self.scores[places], self.cosines[places], self.bm25[places])
+        return type(self)(
+            self.numbers[places], self.scores[places], self.cosines[places], self.bm25[places], self.late[places]
+        )
 
-    def ranked_by(self, scores: NDArray[np.float64]) -> Self:
-        """Return them in the order of other scores, equal ones in the order that they had."""
-        return replace(self, scores=scores).take(np.argsort(-scores, kind="stable"))
+    def ranked_anew(self, late: NDArray[np.float64], *, mode: Mode) -> Self:
+        """Return them in the order of late interaction, which takes the place of the whole vector.
+
+        By meaning alone that is the order; where words count too, its ranks are fused with those of BM25.
+        """
+        order = np.argsort(-late, kind="stable")
+        scores = late
+        if mode != "dense":
+            by_words = np.argsort(-np.nan_to_num(self.bm25, nan=-1.0), kind="stable")
+            fused = reciprocal_rank_fusion([order, by_words[: np.count_nonzero(~np.isnan(self.bm25))]])
+            order, scores = fused.ids, np.empty(len(late))
+            scores[order] = fused.scores
+        return replace(self, scores=scores, late=late).take(order)
 
 
 def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: Filter | None) -> list[Neighbours]:
@@ -113,6 +126,8 @@ def find_candidates(
         dense = nearest(folder, vectors, k=long, where=where)
     if mode != "dense":
         lexical = [folder.store.search_text(query.text or "", k=long, where=where) for query in queries]
+        if where is not None and not any(lexical):
+            folder.check_columns(where)
     found = []
     for number, query in enumerate(queries):
         by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]
@@ -129,13 +144,17 @@ def _join(
     if lexical is None:
         scores, ids = dense or Neighbours(np.empty(0, np.float32), np.empty(0, np.int64))
         cosines = scores.astype(np.float64).clip(-1.0, 1.0)  # rounding can carry a product of unit vectors past 1
-        return Candidates(ids, cosines, cosines, np.full(len(ids), np.nan))
+        return Candidates(ids, cosines, cosines, _unknown(ids), _unknown(ids))
     numbers = np.array([number for number, _ in lexical], dtype=np.int64)
     bm25 = np.array([score for _, score in lexical], dtype=np.float64)
     if query.vector is None:
-        return Candidates(numbers, bm25, np.full(len(numbers), np.nan), bm25)
+        return Candidates(numbers, bm25, _unknown(numbers), bm25, _unknown(numbers))
     fused = reciprocal_rank_fusion([*([dense.ids] if dense else []), numbers])
     by_number = dict(zip(numbers.tolist(), bm25.tolist(), strict=True))
     known = np.array([by_number.get(number, np.nan) for number in fused.ids.tolist()], dtype=np.float64)
     cosines = (folder.take(fused.ids) @ query.vector).astype(np.float64).clip(-1.0, 1.0)
-    return Candidates(fused.ids, fused.scores, cosines, known)
+    return Candidates(fused.ids, fused.scores, cosines, known, _unknown(fused.ids))
+
+
+def _unknown(numbers: Ids) -> NDArray[np.float64]:
+    return np.full(len(numbers), np.nan)

@@ -82,7 +82,7 @@ class Retriever:
             if options.rerank and encoder is not None and len(kept):
                 kept = kept.take(np.arange(min(len(kept), max(options.k, options.rerank))))
                 texts = [stored.row.text for stored in self.folder.store.get(kept.numbers)]
-                kept = kept.ranked_by(late_interaction(encoder, query.text or "", texts))
+                kept = kept.ranked_anew(late_interaction(encoder, query.text or "", texts), mode=options.mode)
             chosen, folded = self._choose(kept, options)
             exhausted = len(candidates) < depth or len(kept) < len(candidates)
             if len(chosen) >= options.k or exhausted or options.fold is None or options.rerank:
@@ -130,6 +130,7 @@ class Retriever:
                 score=float(chosen.scores[place]),
                 cosine=_known(chosen.cosines[place]),
                 bm25=_known(chosen.bm25[place]),
+                late=_known(chosen.late[place]),
                 percentile=_known(percentiles[place]),
                 duplicates=tuple(rows[number].id for number in folded.get(numbers[place], ())),
                 answers=answers[place],
@@ -148,6 +149,6 @@ def _known(value: float) -> float | None:
 
 def _like_cosines(scores: NDArray[np.float64], options: SearchOptions) -> NDArray[np.float64]:
     """Bring scores to the scale of a cosine, so that relevance and likeness can be weighed against each other."""
-    if options.mode == "dense" or options.rerank:
+    if options.mode == "dense":
         return scores
     return np.asarray(scores / scores.max(initial=1e-12))

@@ -32,6 +32,8 @@ def usage_encoder(encoder: TextEncoder) -> UsageEncoder:
 def late_interaction(encoder: UsageEncoder, query: str, texts: Sequence[str]) -> NDArray[np.float64]:
     """Score texts by the mean over the query's tokens of the greatest cosine with a token of the text.
 
+    Tokens of words that do grammar's work ask for nothing, unless the query has no others.
+
     Args:
         encoder: Gives token vectors, or where it has no tokens (a static lookup) word vectors.
         query: Any text.
@@ -43,7 +45,9 @@ def late_interaction(encoder: UsageEncoder, query: str, texts: Sequence[str]) ->
     find = encoder.token_spans if isinstance(encoder, TokenSpans) else word_spans
     vectors, bounds = _vectors(encoder, [query, *texts], find)
     start = bounds[1]
-    return max_similarities(vectors[:start], vectors[start:], bounds[1:] - start)
+    words = _telling_words(query)
+    asks = [any(word.start < token.end and token.start < word.end for word in words) for token in find(query)]
+    return max_similarities(vectors[:start][np.array(asks, dtype=np.bool_)], vectors[start:], bounds[1:] - start)
 
 
 def explain(encoder: UsageEncoder, query: str, texts: Sequence[str]) -> list[tuple[Answer, ...]]:

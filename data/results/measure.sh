@@ -152,4 +152,9 @@ json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
 }
 
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+  local rows=${ROWS:-1000000}
+  python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
+}
+
 for part in $parts; do "$part"; done

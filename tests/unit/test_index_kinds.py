@@ -47,7 +47,7 @@ def test_lists_are_a_power_of_two_with_enough_rows_each(rows, lists):
     assert num_lists(rows) == lists
 
 
-@pytest.mark.parametrize("dimension, parts", [(384, 96), (7, 1), (10, 2), (3, 1), (64, 16)])
+@pytest.mark.parametrize("dimension, parts", [(384, 48), (7, 1), (20, 2), (3, 1), (64, 8)])
 def test_parts_divide_the_width(dimension, parts):
     assert num_parts(dimension) == parts
 

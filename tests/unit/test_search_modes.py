@@ -10,6 +10,7 @@ import pytest
 
 from ctxembed.errors import InvalidInputError
 from ctxembed.retrieval import candidates as candidates_module
+from ctxembed.retrieval.candidates import Candidates
 from ctxembed.retrieval.options import SearchOptions
 from ctxembed.search import SemanticSearch
 from ctxembed.text import word_form, word_forms, word_spans
@@ -155,6 +156,12 @@ def test_condition_that_is_none_is_refused_with_its_place(search):
         search.search(QUERY, where="year >")
 
 
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_condition_on_a_column_that_no_row_has_is_refused(search, mode):
+    with pytest.raises(InvalidInputError, match="has a column 'yaer': did you mean 'year'"):
+        search.search(QUERY, mode=mode, where="yaer > 1990")
+
+
 # Thresholds
 
 
@@ -197,12 +204,30 @@ def late(encoder, query, text):
 
 @pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
 def test_reranked_hits_are_the_best_rows_in_the_order_of_maxsim(search, encoder, mode):
-    first = search.search(QUERY, mode=mode, k=12)
-    hits = search.search(QUERY, mode=mode, k=5, rerank=12)
-    scores = {hit.id: late(encoder, QUERY, hit.text) for hit in first}
-    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:5], abs=1e-5)
-    assert [scores[hit.id] for hit in hits] == pytest.approx([hit.score for hit in hits], abs=1e-5)
-    assert {hit.id: hit.cosine for hit in first}.items() >= {hit.id: hit.cosine for hit in hits}.items()
+    first = search.search(f"the {QUERY}", mode=mode, k=12)
+    hits = search.search(f"the {QUERY}", mode=mode, k=12, rerank=12)
+    scores = {hit.id: late(encoder, QUERY, hit.text) for hit in first}  # function words ask for nothing
+    assert {hit.id: hit.cosine for hit in first} == {hit.id: hit.cosine for hit in hits}
+    assert [hit.late for hit in hits] == pytest.approx([scores[hit.id] for hit in hits], abs=1e-5)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert all((hit.score == hit.late) == (mode == "dense") for hit in hits)
+
+
+def test_ranks_of_late_interaction_are_fused_with_those_of_words():
+    bm25 = np.array([np.nan, 3.0, 5.0, np.nan])
+    found = Candidates(np.arange(10, 14), np.arange(4.0), np.zeros(4), bm25, np.full(4, np.nan))
+    late = np.array([0.9, 0.2, 0.4, 0.6])
+    ranked = found.ranked_anew(late, mode="hybrid")
+    scores = {10: 1 / 61, 11: 1 / 64 + 1 / 62, 12: 1 / 63 + 1 / 61, 13: 1 / 62}
+    assert ranked.numbers.tolist() == sorted(scores, key=lambda number: -scores[number])
+    assert ranked.scores.tolist() == pytest.approx(sorted(scores.values(), reverse=True))
+    assert ranked.late.tolist() == [late[number - 10] for number in ranked.numbers]
+    assert found.ranked_anew(late, mode="dense").numbers.tolist() == [10, 13, 12, 11]
+
+
+def test_hits_come_from_the_reranked_rows_only(search):
+    first = {hit.id for hit in search.search(QUERY, k=12)}
+    assert {hit.id for hit in search.search(QUERY, k=5, rerank=12)} < first
 
 
 def test_reranking_needs_word_vectors(search, tmp_path, fake_encoder):
