@@ -155,16 +155,17 @@ def bootstrap_interval(
     values = np.empty(rounds, dtype=np.float64)
     done = 0
     for size in _blocks(rounds, len(old) + len(new)):
-        means = [
-            rng.multinomial(len(side), np.full(len(side), 1 / len(side)), size=size).astype(np.float32)
-            @ side
-            / np.float32(len(side))
-            for side in (old, new)
-        ]
+        means = [_redrawn(len(side), size, rng) @ side / np.float32(len(side)) for side in (old, new)]
         values[done : done + size] = 1 - np.einsum("rd,rd->r", means[0], means[1], dtype=np.float64)
         done += size
     low, high = np.quantile(values, [(1 - coverage) / 2, (1 + coverage) / 2])
     return float(low), float(high)
+
+
+def _redrawn(number: int, rounds: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return how often each of so many uses is drawn, with replacement, in each of R rounds: (R, number)."""
+    drawn = rng.integers(0, number, size=(rounds, number)) + np.arange(rounds)[:, None] * number
+    return np.bincount(drawn.ravel(), minlength=rounds * number).reshape(rounds, number).astype(np.float32)
 
 
 def adjusted_p_values(p_values: NDArray[np.float64] | list[float]) -> Floats:
