@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from ctxembed.errors import InvalidInputError
 
+from .compare_measure import print_cues, print_reliability
 from .compare_output import (
     findings_record,
     influence_rows,
@@ -129,7 +129,11 @@ def parse_views(_: click.Context, parameter: click.Parameter, value: str | None)
     help="Compare layer by layer too: where do the senses part?",
 )
 @click.option("--raw", is_flag=True, help="Similarities alone: no probabilities and percentiles.")
-@click.option("--reliability", is_flag=True, help="Instead measure what the probabilities are worth.")
+@click.option(
+    "--measure",
+    type=click.Choice(["reliability", "why"]),
+    help="Instead measure, on sets that ship, how true the probabilities are, or how often --why finds what decides.",
+)
 @model_option
 @format_option
 @reading_options
@@ -149,7 +153,7 @@ def compare(
     reading: ReadOptions,
     seed: int,
     device: str,
-    reliability: bool,
+    measure: str | None,
     **wanted: Any,
 ) -> None:
     """Compare uses of a word: how alike they are in context, beside the static lookup that cannot tell.
@@ -168,14 +172,17 @@ def compare(
         raise click.UsageError("--static and --no-static contradict each other: leave one out")
     if not corpus and file is None:
         refuse_idle(READING, "without --corpus or --file")
-    if reliability and (uses or file or corpus):
-        raise click.UsageError("--reliability measures on the sets that ship: leave uses, --file and --corpus out")
+    if measure and (uses or file or corpus):
+        raise click.UsageError("--measure uses the sets that ship: leave uses, --file and --corpus out")
     usages = []
-    if not reliability:
+    if not measure:
         usages = gather(uses, word=word, file=file, corpus=corpus, most=max_uses, reading=reading, seed=seed)
     encoder = load_any(model, device=device)
+    if measure == "why":
+        print_cues(encoder, model=model, layer=layer, output_format=output_format)
+        return
     lookup = None if no_static else load_static(static)
-    if reliability:
+    if measure == "reliability":
         print_reliability([encoder] if lookup is None else [encoder, lookup], layer=layer, output_format=output_format)
         return
     needed = wanted["nearest"] or not wanted["raw"]
@@ -336,24 +343,3 @@ def show(found: Findings, output_format: str) -> None:
                 f"{' and '.join(asked)} have rows of different kinds: use --format json, or one of them"
             )
         emit(next(iter(asked.values()), pair_rows)(found), output_format)
-
-
-def print_reliability(encoders: Sequence[UsageEncoder], *, layer: int | None, output_format: str) -> None:
-    """Measure the probabilities of each encoder on the shipped test half, and print the curve."""
-    from ctxembed.embedder import Embedder
-    from ctxembed.evaluation.calibrating import measure_reliability
-    from ctxembed.runtime import environment
-
-    measured = [
-        measure_reliability(encoder, layer=layer if isinstance(encoder, Embedder) else None) for encoder in encoders
-    ]
-    if output_format == "json":
-        record = {"results": [asdict(each) for each in measured], "environment": environment()}
-        click.echo(json.dumps(record, ensure_ascii=False, indent=2))
-        return
-    if output_format == "table":
-        names = ("system", "pairs", "accuracy", "brier", "expected_calibration_error", "threshold")
-        rows = [{name.replace("_", " "): getattr(each, name) for name in names} for each in measured]
-        emit(rows, output_format, title=f"fitted on {measured[0].fitted_on}, measured on {measured[0].measured_on}")
-        click.echo()
-    emit([{"system": each.system} | asdict(part) for each in measured for part in each.bins], output_format)

@@ -298,7 +298,7 @@ def test_swap_shows_the_drift(run: Run, model: Path) -> None:
         (["--layers", "top"], 2, "'top': write all, or numbers such as 0,3,6"),
         (["--layers", "9"], 1, "layer = 9"),
         (["--why", "--layers", "0", "--format", "csv"], 2, "rows of different kinds"),
-        (["--reliability"], 2, "leave uses, --file and --corpus out"),
+        (["--measure", "why"], 2, "leave uses, --file and --corpus out"),
     ],
 )
 def test_wish_that_cannot_be_met_is_one_line(
@@ -343,14 +343,14 @@ def test_json_has_the_calibrated_scale_beside_the_raw_one(run: Run, model: Path,
 
 
 def test_reliability_is_measured_on_the_other_half(run: Run, model: Path, static: Path) -> None:
-    record = run("compare", "--reliability", "-m", model, "--static", static, "--format", "json").json
+    record = run("compare", "--measure", "reliability", "-m", model, "--static", static, "--format", "json").json
     encoder, lookup = record["results"]
     assert (encoder["system"], lookup["system"]) == ("model", "static")
     assert (encoder["fitted_on"], encoder["measured_on"]) == ("word_in_context dev", "word_in_context test")
     assert encoder["pairs"] == sum(each["pairs"] for each in encoder["bins"]) == 864
     assert 0 <= encoder["expected_calibration_error"] < 0.5
     assert lookup["accuracy"] == pytest.approx(0.5, abs=0.02)
-    table = run("compare", "--reliability", "-m", model, "--no-static").stdout
+    table = run("compare", "--measure", "reliability", "-m", model, "--no-static").stdout
     assert table.startswith("fitted on word_in_context dev, measured on word_in_context test")
 
 
