@@ -130,6 +130,12 @@ def parse_views(_: click.Context, parameter: click.Parameter, value: str | None)
 )
 @click.option("--raw", is_flag=True, help="Similarities alone: no probabilities and percentiles.")
 @click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write one offline page with pictures: matrices, a map, layers, the words that matter.",
+)
+@click.option(
     "--measure",
     type=click.Choice(["reliability", "why"]),
     help="Instead measure, on sets that ship, how true the probabilities are, or how often --why finds what decides.",
@@ -153,6 +159,7 @@ def compare(
     reading: ReadOptions,
     seed: int,
     device: str,
+    html: Path | None,
     measure: str | None,
     **wanted: Any,
 ) -> None:
@@ -196,6 +203,12 @@ def compare(
         background_name=", ".join(corpus) or SAMPLE_CORPUS,
         **wanted,
     )
+    if html is not None:
+        from ctxembed.report.comparison import comparison_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, comparison_page(found))
+        say(f"wrote {html}")
     show(found, output_format)
     report_encoder(encoder)
 

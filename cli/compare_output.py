@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ctxembed.meaning.compare import letter, marked, pairs, scale_note
+
 from .output import print_table, say
 
 if TYPE_CHECKING:
@@ -18,22 +20,12 @@ if TYPE_CHECKING:
 
     from ctxembed.meaning.compare import Comparison, Findings
     from ctxembed.meaning.occlusion import Influence
-    from ctxembed.types import Usage, Vectors
+    from ctxembed.types import Vectors
 
 MOST_IN_MATRIX = 12
 """Uses that a matrix on a terminal has room for."""
 MOST_INFLUENCES = 6
 """Context words that the table shows for each use; the other formats have all."""
-
-
-def letter(number: int) -> str:
-    """Name uses A, B, ... Z, A1, B1, ..."""
-    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
-
-
-def marked(usage: Usage) -> str:
-    """Write a use with its word in brackets."""
-    return f"{usage.text[: usage.start]}[{usage.word}]{usage.text[usage.end :]}"
 
 
 # Tables
@@ -97,22 +89,6 @@ def matrices(found: Findings) -> list[Matrix]:
     if found.comparison.static is not None:
         shown.append(Matrix(f"static lookup: {found.static_model}", found.comparison.static))
     return shown
-
-
-def scale_note(found: Findings) -> str:
-    """Say in a line what the scale rests on, and for two uses what it says."""
-    scale, contextual = found.calibration, found.comparison.contextual
-    if scale is None:
-        return ""
-    pair = ""
-    if len(contextual) == 2 and scale.quantiles:
-        percentile = float(scale.percentile(contextual[0, 1]))
-        pair = f"more alike than {percentile:.2f} % of random pairs of uses in {found.background}; "
-    if scale.threshold is None:
-        return f"{pair}similarity tells nothing about the sense on {scale.fitted_on}: every pair has the base rate"
-    return (
-        f"{pair}the same sense is likelier than not from a similarity of {scale.threshold:.2f} on ({scale.fitted_on})"
-    )
 
 
 def use_text(found: Findings, number: int) -> Text:
@@ -330,11 +306,6 @@ def pair_rows(found: Findings) -> list[dict[str, Any]]:
             row["percentile"] = optional(scale.percentile(result.contextual[i, j])) if scale.quantiles else None
         rows.append(row)
     return rows
-
-
-def pairs(number: int) -> list[tuple[int, int]]:
-    """Return the pairs of so many uses, the first one's first."""
-    return [(i, j) for i in range(number) for j in range(i + 1, number)]
 
 
 def matrix_lists(matrix: NDArray[Any] | Vectors) -> list[list[float | None]]:

@@ -39,6 +39,8 @@ class Comparison:
     """For each use the background words used most like it; empty without a background."""
     vectors: Vectors
     """float32 (N, D), what the contextual similarities are made of."""
+    static_vectors: Vectors | None = None
+    """float32 (N, D'), what the static similarities are made of."""
     nearest_static: tuple[tuple[tuple[str, float], ...], ...] = ()
     """For each use the words nearest to its word by static lookup, with their cosines; empty without a background."""
 
@@ -106,12 +108,14 @@ def compare_usages(
     words = [usage.word for usage in usages]
     nearest = background.nearest(vectors, words=words, k=k) if background is not None else []
     lookup = static if background is not None and isinstance(static, WordNeighbours) else None
+    static_vectors = None if static is None else static.encode_usages(usages)
     return Comparison(
         usages=tuple(usages),
         contextual=similarities(vectors),
-        static=None if static is None else similarities(static.encode_usages(usages)),
+        static=None if static_vectors is None else similarities(static_vectors),
         nearest=tuple(map(tuple, nearest)),
         vectors=vectors,
+        static_vectors=static_vectors,
         nearest_static=() if lookup is None else tuple(_lookup_nearest(lookup, word, k) for word in words),
     )
 
@@ -145,6 +149,37 @@ def similarities(vectors: Vectors) -> Vectors:
     products[unknown, :] = np.nan
     products[:, unknown] = np.nan
     return products
+
+
+def letter(number: int) -> str:
+    """Name uses A, B, ... Z, A1, B1, ..."""
+    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+
+
+def marked(usage: Usage) -> str:
+    """Write a use with its word in brackets."""
+    return f"{usage.text[: usage.start]}[{usage.word}]{usage.text[usage.end :]}"
+
+
+def scale_note(found: Findings) -> str:
+    """Say in a line what the scale rests on, and for two uses what it says."""
+    scale, contextual = found.calibration, found.comparison.contextual
+    if scale is None:
+        return ""
+    pair = ""
+    if len(contextual) == 2 and scale.quantiles:
+        percentile = float(scale.percentile(contextual[0, 1]))
+        pair = f"more alike than {percentile:.2f} % of random pairs of uses in {found.background}; "
+    if scale.threshold is None:
+        return f"{pair}similarity tells nothing about the sense on {scale.fitted_on}: every pair has the base rate"
+    return (
+        f"{pair}the same sense is likelier than not from a similarity of {scale.threshold:.2f} on ({scale.fitted_on})"
+    )
+
+
+def pairs(number: int) -> list[tuple[int, int]]:
+    """Return the pairs of so many uses, the first one's first."""
+    return [(i, j) for i in range(number) for j in range(i + 1, number)]
 
 
 def _lookup_nearest(static: WordNeighbours, word: str, k: int) -> tuple[tuple[str, float], ...]:

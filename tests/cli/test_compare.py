@@ -426,3 +426,14 @@ def test_words_that_matter_are_shaded_where_there_are_colours() -> None:
 
 def test_nothing_but_plain_text_goes_into_a_pipe(run: Run, model: Path, static: Path) -> None:
     assert "\x1b" not in compared(run, RIVER, MONEY, "-m", model, "--static", static, "--why").stdout
+
+
+def test_html_is_one_page_beside_the_usual_output(run: Run, tmp_path: Path, model: Path, static: Path) -> None:
+    arguments = [RIVER, MONEY, "-m", model, "--static", static, "--why", "--layers", "all", "--html", "out/page.html"]
+    outcome = run("compare", *arguments, "--format", "json")
+    assert "wrote out/page.html" in outcome.stderr
+    assert len(outcome.json["uses"]) == 2
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "percentile among random pairs of uses in the sample corpus" in page
+    assert "By static lookup: the vocabulary of static" in page
