@@ -83,6 +83,7 @@ def measure_cues(
         "deletion (--why)": occlusion_scores(usages, encoder, how="delete", layer=layer),
         "masking (--why --occlude mask)": occlusion_scores(usages, encoder, how="mask", layer=layer),
     }
+    methods["deletion, pull from the other use"] = contrast_scores(items, encoder, layer=layer)
     if checkpoint is not None:
         methods["attention, last layer"] = attention_scores(usages, checkpoint, read=last_layer)
         methods["attention, rollout"] = attention_scores(usages, checkpoint, read=rollout)
@@ -129,6 +130,27 @@ def occlusion_scores(
     """Return how far the vector moves without each context word."""
     explained = explain_usages(usages, encoder=encoder, how=how, layer=layer)
     return [[each.move for each in sorted(influences, key=lambda each: each.start)] for influences in explained]
+
+
+def contrast_scores(items: Sequence[CueItem], encoder: UsageEncoder, *, layer: int | None = None) -> Scores:
+    """Return how far each context word pulls a use away from the other use of its word, as --why says of two uses.
+
+    This is easier than finding the cue in one sentence: what the two share cannot part them. A use that has no partner
+    gets equal scores.
+    """
+    partner = {
+        number: other
+        for number, item in enumerate(items)
+        for other, second in enumerate(items)
+        if second.word == item.word and second.id != item.id
+    }
+    scores = []
+    for number, influences in enumerate(explain_usages([item.usage for item in items], encoder=encoder, layer=layer)):
+        other = partner.get(number)
+        ordered = sorted(influences, key=lambda each: each.start)
+        pulls = [0.0 if other is None else each.towards[other] for each in ordered]
+        scores.append([-(pull or 0.0) for pull in pulls])
+    return scores
 
 
 def nearest_scores(usages: Sequence[Usage]) -> Scores:

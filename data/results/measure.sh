@@ -67,6 +67,15 @@ PY
   ctxembed info --format json >> "$log"
 }
 
+compare() { # how true the probabilities are, and how often --why puts the word that decides the sense first
+  local model=${MODEL:-$RUN/minilm} kind
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  for kind in reliability why; do
+    ctxembed compare --measure $kind -m "$encoder" --static "$static" --format json > "$here/compare-$kind.json"
+    ctxembed compare --measure $kind -m "$model" --no-static --format json > "$here/compare-$kind-minilm.json"
+  done
+}
+
 training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table

@@ -27,16 +27,17 @@ from ctxembed.types import Span, Usage, Vectors
 
 
 class CueEncoder:
-    """A vector says nothing but whether a cue of its word is in the text."""
+    """A vector turns one way or the other with the cue of its word, and no other word turns it."""
 
     name, dimension, fingerprint = "cue", 2, "cue"
 
     def __init__(self, items: Sequence[CueItem]) -> None:
-        self.cues = {(item.usage.word, item.cue.text) for item in items}
+        self.cues = {(item.usage.word, item.cue.text): 1.0 - 2.0 * (n % 2) for n, item in enumerate(items)}
 
     def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
-        seen = [any((usage.word, span.text) in self.cues for span in word_spans(usage.text)) for usage in usages]
-        return np.array([(0.6, 0.8) if each else (1, 0) for each in seen], dtype=np.float32)
+        places = [[self.cues.get((usage.word, span.text)) for span in word_spans(usage.text)] for usage in usages]
+        angles = [next((place for place in found if place is not None), 0.0) for found in places]
+        return np.array([(np.cos(angle), np.sin(angle)) for angle in angles], dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def items() -> list[CueItem]:
 
 def test_encoder_that_sees_nothing_but_the_cue_finds_every_one(items: list[CueItem]) -> None:
     rates = {rate.method: rate for rate in measure_cues(items, CueEncoder(items))}
-    for method in ("deletion (--why)", "masking (--why --occlude mask)"):
+    for method in ("deletion (--why)", "masking (--why --occlude mask)", "deletion, pull from the other use"):
         assert (rates[method].first, rates[method].low, rates[method].high) == (1, 1, 1)
     assert "attention, last layer" not in rates
 
