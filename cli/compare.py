@@ -87,8 +87,8 @@ def parse_views(_: click.Context, parameter: click.Parameter, value: str | None)
     "--corpus",
     multiple=True,
     metavar="INPUT",
-    help="Where nearest words and percentiles come from, and with --word and no USE the uses themselves; the sample "
-    "corpus that ships by default.",
+    help="Where nearest words and percentiles come from (a sample of more than 5,000 documents), and with --word and "
+    "no USE the uses themselves; the sample corpus that ships by default.",
 )
 @click.option(
     "--max-uses",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctxembed.meaning.compare import letter, marked, pairs, scale_note
+from ctxembed.meaning.compare import letter, marked, pairs, parting_layer, scale_note
 
 from .output import print_table, say
 
@@ -62,6 +62,8 @@ def print_findings(found: Findings) -> None:
     if found.layers:
         click.echo("\nlayer by layer" + (" (0 is the embedding: no context yet)" if found.layers[0].layer == 0 else ""))
         print_table(layer_table(found))
+        if (layer := parting_layer(found.layers)) is not None:
+            click.echo(f"the senses part most in layer {layer}, on each layer's own scale of probability")
     if any(result.nearest):
         click.echo(f"\nused most like it in {found.background}")
         print_table([{"use": letter(n), "words": joined(near)} for n, near in enumerate(nearest_pairs(result))])
@@ -249,6 +251,7 @@ def findings_record(found: Findings) -> dict[str, Any]:
             for each in found.swaps
         ]
     if found.layers:
+        record["parting_layer"] = parting_layer(found.layers)
         record["layers"] = [
             {
                 "layer": view.layer,

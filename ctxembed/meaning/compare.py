@@ -127,6 +127,23 @@ def layer_similarities(
     return [LayerSimilarities(layer, similarities(encoder.encode_usages(usages, layer=layer))) for layer in layers]
 
 
+def parting_layer(layers: Sequence[LayerSimilarities]) -> int | None:
+    """Return the layer in which uses part, the first of equals; None without calibrated layers or for one use alone.
+
+    Three or more uses part where the probabilities of their pairs differ most, two where theirs is the lowest.
+    """
+    best: tuple[float, int] | None = None
+    for view in layers:
+        places = pairs(len(view.similarities))
+        if view.calibration is None or not places:
+            return None
+        chances = view.calibration.probability([view.similarities[place] for place in places])
+        parted = float(np.ptp(chances)) if len(places) > 1 else -float(chances[0])
+        if best is None or parted > best[0]:
+            best = parted, view.layer
+    return None if best is None else best[1]
+
+
 def plane(vectors: Vectors) -> Vectors:
     """Lay unit vectors (N, D) out in the plane of their principal components, (N, 2); one alone is at the origin."""
     from sklearn.decomposition import PCA

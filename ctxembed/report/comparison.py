@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ctxembed.meaning.compare import Findings, letter, marked, pairs, plane, scale_note
+from ctxembed.meaning.compare import Findings, letter, marked, pairs, parting_layer, plane, scale_note
 from ctxembed.report.charts import heatmap, lines, scatter, weighted_text
 from ctxembed.report.page import marked_text, render_page, section, table
 
@@ -103,6 +103,8 @@ def _layers(found: Findings) -> Markup:
         caption = "Probability of the same sense, on each layer's own scale: where lines part, the senses part"
         parts.append(_profile(found, chances, "probability", caption))
     note = "Layer 0 is the embedding, where no context has been seen yet. Cosines of two layers are not on one scale."
+    if (layer := parting_layer(found.layers)) is not None:
+        note += f" On the scale of probability the senses part most in layer {layer}."
     return section("Layer by layer", *parts, note=note)
 
 
