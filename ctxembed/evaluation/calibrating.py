@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxembed import runtime
 from ctxembed.calibration import (
     Calibration,
     ReliabilityBin,
@@ -24,7 +25,7 @@ from ctxembed.calibration import (
 )
 from ctxembed.errors import InvalidInputError
 from ctxembed.evaluation.datasets import UsagePair, load_usage_pairs
-from ctxembed.runtime import cache_directory, data_directory, existing, sha256_file, sha256_text, write_json
+from ctxembed.runtime import cache_directory, existing, sha256_file, sha256_text, write_json
 from ctxembed.types import UsageEncoder, Vectors
 
 FITTED_ON = "word_in_context dev"
@@ -117,7 +118,7 @@ def measure_reliability(encoder: UsageEncoder, *, layer: int | None = None, num_
 
 
 def _half(name: str) -> Path:
-    return data_directory() / "benchmarks" / "word_in_context" / f"{name}.jsonl"
+    return runtime.data_directory() / "benchmarks" / "word_in_context" / f"{name}.jsonl"
 
 
 def _kept(path: Path) -> Calibration | None:

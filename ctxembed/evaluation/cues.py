@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxembed import runtime
 from ctxembed.evaluation.jsonl import Row, load_rows
 from ctxembed.meaning.occlusion import Occlusion, context_words, explain_usages
-from ctxembed.runtime import data_directory, existing
+from ctxembed.runtime import existing
 from ctxembed.text import is_content_word, word_form
 from ctxembed.tokenizer import token_ranges
 from ctxembed.types import Span, Usage, UsageEncoder
@@ -64,7 +65,7 @@ def load_cues(path: Path | None = None) -> list[CueItem]:
     Raises:
         InvalidInputError: If a row cannot be used: its file and line, and why.
     """
-    return load_rows(existing(path or data_directory() / "benchmarks" / "cues" / "cues.jsonl"), _item)
+    return load_rows(existing(path or runtime.data_directory() / "benchmarks" / "cues" / "cues.jsonl"), _item)
 
 
 def measure_cues(

@@ -22,7 +22,7 @@ Occlusion: TypeAlias = Literal["delete", "mask"]
 BLANK = "_"
 """What stands for a masked word, as in a gap to fill: the other words keep their places."""
 MOST_WORDS = 256
-"""Context words that are tried for each use, those nearest to the word; every one is a text to encode."""
+"""Context words that are tried for each use; every one is a text to encode, so that of a long one a passage is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ def explain_usages(
 
     Returns:
         For each use its context words, the most influential first, equals in reading order; none for a word that stands
-        alone. Of a context of more than ``MOST_WORDS`` words those nearest to the word are tried.
+        alone. A context of more than ``MOST_WORDS`` words is cut to the passage of the nearest ones.
     """
     check(how in get_args(Occlusion), f"how = {how!r}: must be one of {', '.join(get_args(Occlusion))}")
+    cut = [passage(usage) for usage in usages]
+    usages, offsets = [usage for usage, _ in cut], [offset for _, offset in cut]
     words = [context_words(usage) for usage in usages]
     variants = [without(usage, span, how=how) for usage, spans in zip(usages, words, strict=True) for span in spans]
     vectors = encoder.encode_usages([*usages, *variants], layer=layer)
@@ -89,8 +91,8 @@ def explain_usages(
         influences = [
             Influence(
                 span.text,
-                span.start,
-                span.end,
+                span.start + offsets[number],
+                span.end + offsets[number],
                 float(move),
                 tuple(float(each) if is_apart else None for each, is_apart in zip(pull, apart, strict=True)),
             )
@@ -133,6 +135,15 @@ def swap_words(
         drift = float(moved(originals[number], row[None])[0])
         results.append(Swap(number, old, new, variant, drift, tuple(before.tolist()), tuple(after.tolist())))
     return results
+
+
+def passage(usage: Usage) -> tuple[Usage, int]:
+    """Cut a long text to the context words that are tried; return that use, and what was cut off before it."""
+    near = context_words(usage)
+    if len(near) < MOST_WORDS:
+        return usage, 0
+    start, end = min(near[0].start, usage.start), max(near[-1].end, usage.end)
+    return Usage(usage.text[start:end], usage.start - start, usage.end - start), start
 
 
 def context_words(usage: Usage, *, most: int = MOST_WORDS) -> list[Span]:

@@ -22,7 +22,8 @@ def tiny_models_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Pat
     data = tmp_path / "data"
     shutil.copytree(model, data / "models" / "encoder")
     shutil.copytree(static, data / "models" / "static")
-    (data / "corpora").symlink_to(data_directory() / "corpora")
+    for part in ("corpora", "benchmarks"):
+        (data / part).symlink_to(data_directory() / part)
     monkeypatch.setattr("ctxembed.runtime.data_directory", lambda: data)
 
 

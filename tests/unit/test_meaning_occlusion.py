@@ -109,6 +109,21 @@ def test_of_a_long_context_the_nearest_words_are_tried() -> None:
     assert [span.start for span in tried] == sorted(span.start for span in tried)
 
 
+def test_long_text_is_cut_to_the_passage_around_the_word_and_places_stay_those_of_the_text() -> None:
+    seen: list[str] = []
+
+    class Watching(TopicEncoder):
+        def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+            seen.extend(usage.text for usage in usages)
+            return super().encode_usages(usages, layer=layer)
+
+    usage = parse_usage(" ".join(["far"] * 3000 + ["river", "[bank]"] + ["near"] * 40))
+    (found,) = explain_usages([usage], encoder=Watching())
+    assert len(found) == MOST_WORDS
+    assert found[0].word == usage.text[found[0].start : found[0].end] == "river"
+    assert {len(text.split()) for text in seen} == {MOST_WORDS, MOST_WORDS + 1}
+
+
 def test_unknown_way_of_occlusion_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="how = 'blur': must be one of delete, mask"):
         explain_usages([RIVER], encoder=TopicEncoder(), how="blur")  # type: ignore[arg-type]
