@@ -22,7 +22,7 @@ Occlusion: TypeAlias = Literal["delete", "mask"]
 BLANK = "_"
 """What stands for a masked word, as in a gap to fill: the other words keep their places."""
 MOST_WORDS = 256
-"""Context words that are tried for each use; every one is a text to encode, so that of a long one a passage is taken."""
+"""Context words that are tried for each use; every one is a text to encode, so long texts are cut to a passage."""
 
 
 @dataclass(frozen=True, slots=True)
