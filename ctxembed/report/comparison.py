@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ def _maps(found: Findings) -> Markup:
     result = found.comparison
     texts = [f"{letter(number)}: {marked(usage)}" for number, usage in enumerate(result.usages)]
     words = [usage.word.casefold() for usage in result.usages]
-    groups = texts if len(texts) <= MOST_NAMED else words if len(set(words)) > 1 else None
+    named = [textwrap.shorten(text, 76, placeholder=" ...") for text in texts]
+    groups = named if len(texts) <= MOST_NAMED else words if len(set(words)) > 1 else None
     caption = "Principal components of the vectors in context: near each other is used alike"
     parts = [scatter(plane(result.vectors), texts=texts, groups=groups, caption=caption)]
     if result.static_vectors is not None:
