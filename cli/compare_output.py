@@ -214,7 +214,7 @@ def layer_table(found: Findings) -> list[dict[str, Any]]:
 
 def findings_record(found: Findings) -> dict[str, Any]:
     """Return the findings as JSON can hold them; null where there is no static vector."""
-    result, scale = found.comparison, found.calibration
+    result = found.comparison
     record: dict[str, Any] = {
         "model": found.model,
         "static_model": found.static_model,
@@ -223,18 +223,7 @@ def findings_record(found: Findings) -> dict[str, Any]:
         "contextual": matrix_lists(result.contextual),
         "static": None if result.static is None else matrix_lists(result.static),
     }
-    if scale is not None:
-        record["probability"] = matrix_lists(scale.probability(result.contextual))
-        if scale.quantiles:
-            record["percentile"] = matrix_lists(scale.percentile(result.contextual))
-        if result.static is not None and found.static_calibration is not None:
-            record["static_probability"] = matrix_lists(found.static_calibration.probability(result.static))
-        record["calibration"] = {
-            "fitted_on": scale.fitted_on,
-            "threshold": scale.threshold,
-            "slope": scale.slope,
-            "intercept": scale.intercept,
-        }
+    record |= scale_record(found)
     if found.swaps:
         record["swaps"] = [
             {
@@ -263,6 +252,20 @@ def findings_record(found: Findings) -> dict[str, Any]:
             for view in found.layers
         ]
     return record
+
+
+def scale_record(found: Findings) -> dict[str, Any]:
+    """Return what the calibrated scale says of each pair, and the scale; nothing without one."""
+    result, scale = found.comparison, found.calibration
+    if scale is None:
+        return {}
+    record: dict[str, Any] = {"probability": matrix_lists(scale.probability(result.contextual))}
+    if scale.quantiles:
+        record["percentile"] = matrix_lists(scale.percentile(result.contextual))
+    if result.static is not None and found.static_calibration is not None:
+        record["static_probability"] = matrix_lists(found.static_calibration.probability(result.static))
+    names = ("fitted_on", "threshold", "slope", "intercept")
+    return record | {"calibration": {name: getattr(scale, name) for name in names}}
 
 
 def use_record(found: Findings, number: int) -> dict[str, Any]:
