@@ -224,7 +224,7 @@ def load_static(path: str | None) -> StaticVectors:
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
     """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
     is_foreign = model is not None and model.startswith("hf:")
-    is_static = model is not None and (Path(model) / "words.txt").exists()
+    is_static = model is not None and (Path(model).is_file() or (Path(model) / "words.txt").exists())
     if (is_foreign or is_static) and chosen_precision() != "auto":
         say(f"--precision does nothing with {model}")
     if model is not None and is_foreign:

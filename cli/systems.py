@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import click
+
+from ctxembed.errors import InvalidInputError
 
 from .options import load_any, load_static
 
 if TYPE_CHECKING:
     from ctxembed.evaluation.runner import System
+    from ctxembed.static import LookupOptions
 
-AGAINST = """FOLDER (a model, or static vectors), hf:FOLDER, static:PATH (a folder, or word2vec, GloVe and fastText
-files), bm25 (retrieval), length, random, constant."""
+AGAINST = """a model; static:PATH (a folder, or a word2vec, GloVe or fastText file), with options such as
+static+sif+common+subwords:PATH; layer0:MODEL or twin:MODEL (each word by itself); bm25; length, random, constant."""
+
+ALONE = {"layer0": 0, "twin": None}
+"""Lookups of an encoder's words by themselves, and the layer they are read from."""
 
 models_option = click.option(
     "-m",
@@ -68,6 +75,21 @@ def open_peer(name: str, *, device: str, on_long: str, seed: int) -> System:
     if name in BASELINES:
         return BaselineEncoder(name, seed=seed)
     kind, colon, path = name.partition(":")
-    if kind == "static" and (colon or name == "static"):
-        return load_static(path or None)
+    base, *choices = kind.split("+")
+    if base == "static" and (colon or name == kind):
+        return load_static(path or None).with_options(_lookup_options(name, choices))
+    if kind in ALONE and (colon or name == kind):
+        from ctxembed.lookups import WordsAlone
+
+        return WordsAlone(load_any(path or None, device=device, on_long=on_long), layer=ALONE[kind])
     return load_any(name, device=device, on_long=on_long)
+
+
+def _lookup_options(name: str, choices: Sequence[str]) -> LookupOptions:
+    from ctxembed.static import LookupOptions
+
+    known = [field.name for field in fields(LookupOptions)]
+    for choice in choices:
+        if choice not in known:
+            raise InvalidInputError(f"{name}: there is no option {choice!r} of static vectors, only {', '.join(known)}")
+    return LookupOptions(**dict.fromkeys(choices, True))
