@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import long_option, report_encoder, runtime_options, seed_option, stacked
+from .options import load_static, long_option, report_encoder, runtime_options, seed_option, stacked
 from .output import emit, format_option, print_table, say
 from .systems import against_option, models_option, open_systems
 
@@ -89,6 +89,11 @@ def retrieval(**options: Any) -> None:
 
 @click.command()
 @layers_option
+@click.option(
+    "--by-frequency",
+    is_flag=True,
+    help="Score the half of the pairs with the rarer words apart, by the counts of the static vectors that ship.",
+)
 @bench_options
 def similarity(**options: Any) -> None:
     """Are two words alike, without any context? Spearman's rank correlation of cosine and human score.
@@ -134,12 +139,16 @@ def _run(
     on_long: str,
     output_format: str,
     layers: tuple[int, ...] = (),
+    by_frequency: bool = False,
 ) -> None:
-    from ctxembed.evaluation.datasets import load_suite
+    from ctxembed.evaluation.datasets import frequency_halves, load_suite
     from ctxembed.evaluation.runner import compare_systems, result_rows, run_suite, write_results
 
     suite = load_suite(kind, data, seed=seed)
     _say_left_out(suite)
+    if by_frequency:
+        static = load_static(None)
+        suite = frequency_halves(suite, dict(zip(static.words, static.counts.tolist(), strict=True)))
     systems, leading = open_systems(models, peers, device=device, on_long=on_long, seed=seed)
     results = run_suite(suite, systems, layers=layers or (None,), seed=seed)
     comparisons = compare_systems(results, leading=leading, seed=seed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from ctxembed.evaluation.records import (
     UsageSet,
 )
 from ctxembed.runtime import data_directory, existing
-from ctxembed.text import word_form
+from ctxembed.text import word_form, word_forms
 from ctxembed.types import Document
 
 SPLITS = ("train", "dev", "test")
@@ -169,6 +170,31 @@ def halves_of_uses(uses: Sequence[SenseUse], *, seed: int) -> tuple[list[SenseUs
     if not halves[1]:
         raise InvalidInputError("the uses are of one document and cannot be halved: put a file named train beside them")
     return halves
+
+
+def frequency_halves(suite: Suite, counts: Mapping[str, int]) -> Suite:
+    """Part every set of word pairs in two: the pairs with the rarer words, and the others.
+
+    Args:
+        suite: Of graded pairs.
+        counts: Occurrences of lookup forms; a pair is as rare as its rarest word, and a word that is missing is rarest.
+
+    Returns:
+        The same files, with two sets for each of two pairs or more.
+    """
+    halves: list[BenchmarkSet] = []
+    for data in suite.sets:
+        if not isinstance(data, GradedSet) or len(data.pairs) < 2:
+            halves.append(data)
+            continue
+        words = [word_forms(f"{pair.first.word} {pair.second.word}") for pair in data.pairs]
+        rarest = [min(counts.get(form, 0) for form in forms) for forms in words]
+        order = sorted(range(len(rarest)), key=rarest.__getitem__)
+        middle = len(order) // 2
+        for name, places in (("rarer half", order[:middle]), ("commoner half", order[middle:])):
+            pairs = [data.pairs[place] for place in sorted(places)]
+            halves.append(replace(data, name=f"{data.name}, {name}", pairs=pairs))
+    return replace(suite, sets=halves)
 
 
 def _stratum(use: SenseUse) -> str:

@@ -60,8 +60,8 @@ def recognise(path: Path, kind: Kind) -> Format | str:
     return "rows without " + ", ".join(key.replace("|", " or ") for key in nearest or [])
 
 
-def usage_of(row: Row, number: int | str = "", *, text: str = "sentence") -> Usage:
-    """Return the usage that a row's keys with this number mark.
+def usage_of(row: Row, number: int | str = "", *, text: str = "sentence", signs: bool = False) -> Usage:
+    """Return the usage that a row's keys with this number mark; ``signs`` takes what has no letter or digit too.
 
     Raises:
         InvalidInputError: If they mark no word.
@@ -69,7 +69,7 @@ def usage_of(row: Row, number: int | str = "", *, text: str = "sentence") -> Usa
     start, end = f"start{number}", f"end{number}"
     usage = Usage(row.text(f"{text}{number}"), row.integer(start), row.integer(end))
     inside = 0 <= usage.start < usage.end <= len(usage.text)
-    if not inside or usage.word != usage.word.strip() or not word_spans(usage.word):
+    if not inside or usage.word != usage.word.strip() or not (signs or word_spans(usage.word)):
         raise row.error(
             f"{start} {usage.start} to {end} {usage.end} mark {usage.word!r} in {usage.text!r}, not a word: "
             "offsets count characters from 0, and the end is the first character after the word"
@@ -128,13 +128,15 @@ def _sense_sentence(row: Row) -> list[SenseUse]:
     # SemCor numbers the sentences of a document: brown1_br-a01.s1.
     document = row.identifier("document") if "document" in row.values else row_id(row).rpartition(".")[0] or None
     uses = []
-    for number, instance in enumerate(instances):
+    for number, instance in enumerate(instances):  # SemCor has senses of signs too, such as | for "lambda"
         part = Row(row.path, row.line, {**instance, "sentence": row.values["sentence"]})
         senses = instance.get("senses")
         if not isinstance(senses, list) or not senses or not all(isinstance(sense, str) for sense in senses):
             raise part.error(f"'senses' is {senses!r}, need a list of strings with at least one")
         name = f"{row_id(row)}.{number}"
-        uses.append(SenseUse(name, word_form(part.text("lemma")), usage_of(part), frozenset(senses), document))
+        uses.append(
+            SenseUse(name, word_form(part.text("lemma")), usage_of(part, signs=True), frozenset(senses), document)
+        )
     return uses
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ctxembed.errors import InvalidInputError, MissingInputError
 from ctxembed.evaluation.datasets import (
+    frequency_halves,
     halves_of_uses,
     load_retrieval,
     load_suite,
@@ -481,3 +482,14 @@ def test_shipped_senses_are_the_uses_of_the_benchmark() -> None:
 def test_shipped_word_pairs_do_not_exist_and_the_message_says_the_way_out() -> None:
     with pytest.raises(InvalidInputError, match=r"no set of word pairs ships .* --data"):
         load_suite("similarity")
+
+
+def test_pairs_are_parted_by_their_rarest_word(tmp_path: Path) -> None:
+    pairs = [("the", "sea"), ("sea", "of"), ("the", "of"), ("of", "kraken")]
+    rows = [{"word1": first, "word2": second, "score": 1} for first, second in pairs]
+    write(tmp_path / "pairs.jsonl", rows)
+    rarer, commoner = frequency_halves(load_suite("similarity", tmp_path), {"the": 9, "of": 8, "sea": 2}).sets
+    assert isinstance(rarer, GradedSet)
+    assert isinstance(commoner, GradedSet)
+    assert (rarer.name, [pair.word for pair in rarer.pairs]) == ("pairs, rarer half", ["the sea", "of kraken"])
+    assert (commoner.name, [pair.word for pair in commoner.pairs]) == ("pairs, commoner half", ["sea of", "the of"])
