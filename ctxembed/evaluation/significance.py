@@ -21,7 +21,7 @@ Statistic: TypeAlias = Literal["mean", "spearman", "average precision"]
 RESAMPLES = 2000
 FLIPS = 10_000
 CONFIDENCE = 0.95
-_BLOCK = 2_000_000  # numbers held at once
+_BLOCK = 100_000  # numbers held at once: what fits a cache is several times as fast
 
 
 @dataclass(frozen=True, slots=True)
