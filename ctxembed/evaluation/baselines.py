@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.runtime import sha256_text
-from ctxembed.text import word_forms
+from ctxembed.text import word_form, word_forms
 from ctxembed.types import Usage, Vectors
 
 Baseline: TypeAlias = Literal["constant", "random", "length"]
@@ -71,7 +71,9 @@ class BaselineEncoder:
 
 @dataclass(frozen=True, slots=True)
 class BM25Baseline:
-    """BM25 as the library bm25s computes it (Lucene's form, Robertson et al. 1994), over our own words, unstemmed.
+    """BM25 as the library bm25s computes it (Lucene's form, Robertson et al. 1994), over our own words.
+
+    They are not stemmed, and those of the library's longer list of English stop words are left out.
 
     Apart from the search command's own keyword ranking, so that neither can hide a fault of the other.
     """
@@ -87,7 +89,7 @@ class BM25Baseline:
     @property
     def fingerprint(self) -> str:
         """A sha256 over the parameters."""
-        return sha256_text("bm25s lucene", str(self.k1), str(self.b))
+        return sha256_text("bm25s lucene stopwords", str(self.k1), str(self.b))
 
     def scorer(self, documents: Sequence[str]) -> Callable[[str], NDArray[np.float64]]:
         """Index the documents.
@@ -99,9 +101,11 @@ class BM25Baseline:
             A function from a query to its score of each document, (N,); 0 where no word is shared.
         """
         import bm25s
+        from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-        numbers: dict[str, int] = {}
-        ids = [[numbers.setdefault(form, len(numbers)) for form in word_forms(text)] for text in documents]
+        left_out, numbers = {word_form(word) for word in STOPWORDS_EN_PLUS}, dict[str, int]()
+        forms = [[form for form in word_forms(text) if form not in left_out] for text in documents]
+        ids = [[numbers.setdefault(form, len(numbers)) for form in each] for each in forms]
         if not numbers:
             return lambda query: np.zeros(len(documents))
         index: Any = bm25s.BM25(k1=self.k1, b=self.b, dtype="float64")

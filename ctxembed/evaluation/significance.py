@@ -116,10 +116,11 @@ def paired_test(
 ) -> PairedTest:
     """Test whether two systems differ on the same items.
 
-    A mean (accuracy, nDCG): a permutation test that flips the sign of each unit's difference at random, which is what
-    exchanging the two systems' answers does (Fisher 1935; Smucker, Allan and Carterette, CIKM 2007). A correlation or
-    average precision is no mean over items: the share of paired bootstrap resamples in which the difference changes
-    its sign, twice (Efron and Tibshirani 1993, chapter 15).
+    Permutation tests exchange the two systems' answers to each unit at random (Fisher 1935; Smucker, Allan and
+    Carterette, CIKM 2007). Of a mean (accuracy, nDCG) that flips the sign of the unit's difference; of a rank
+    correlation it exchanges ranks, which unlike similarities are of one scale in both systems. Average precision is
+    tested by twice the share of paired bootstrap resamples in which the difference changes its sign (Efron and
+    Tibshirani 1993, chapter 15).
 
     Args:
         first: Outcomes of one system.
@@ -135,6 +136,10 @@ def paired_test(
     if first.statistic == "mean":
         units = np.bincount(_units(first), first.values - second.values).astype(np.float64)
         return PairedTest(difference, low, high, _sign_flips(units, seed=seed), f"permutation by {first.unit}")
+    if first.statistic == "spearman":
+        return PairedTest(
+            difference, low, high, _rank_exchanges(first, second, seed=seed), f"permutation by {first.unit}"
+        )
     opposite = min(np.count_nonzero(changes <= 0), np.count_nonzero(changes >= 0))
     p = min(1.0, 2 * (1 + opposite) / (1 + len(changes)))
     return PairedTest(difference, low, high, p, f"bootstrap by {first.unit}")
@@ -171,16 +176,51 @@ def _draws(outcomes: Outcomes, *, seed: int, resamples: int, width: int) -> Iter
 
 
 def _sign_flips(differences: NDArray[np.float64], *, seed: int) -> float:
+    """Return how often random signs of the differences (U,) bring their sum as far from 0 as it is."""
     changed = differences[differences != 0]
     if not len(changed):
         return 1.0
-    generator, observed, reached = np.random.default_rng(seed), abs(float(changed.sum())), 0
-    size = max(1, _BLOCK // len(changed))
-    for start in range(0, FLIPS, size):
-        shape = min(size, FLIPS - start), len(changed)
-        signs = generator.integers(0, 2, shape, dtype=np.int8).astype(np.float64) * 2 - 1
-        reached += int(np.count_nonzero(np.abs(signs @ changed) >= observed - 1e-9))
+    observed, reached = abs(float(changed.sum())), 0
+    for exchanged in _exchanges(len(changed), seed=seed):
+        reached += int(np.count_nonzero(np.abs((1 - 2 * exchanged) @ changed) >= observed - 1e-9))
     return (1 + reached) / (1 + FLIPS)
+
+
+def _rank_exchanges(first: Outcomes, second: Outcomes, *, seed: int) -> float:
+    """Return how often exchanging the ranks of units brings two correlations as far apart as they are.
+
+    What an exchange does to the sums behind a correlation is a sum over units, so that a product with the exchanges
+    gives all of them at once.
+    """
+    from scipy.stats import rankdata
+
+    middle = (len(first.values) + 1) / 2
+    ranks = rankdata(first.values) - middle, rankdata(second.values) - middle
+    gold = rankdata(first.gold) - middle
+    moments = [np.stack([each * gold, each, each**2]) for each in ranks]
+    step = np.stack([np.bincount(_units(first), row) for row in moments[1] - moments[0]])
+    totals = [each.sum(axis=1) for each in moments]
+    if not step.any():
+        return 1.0
+
+    def apart(moved: NDArray[np.float64]) -> NDArray[np.float64]:
+        sides = totals[0] + moved, totals[1] - moved
+        variances = (each[:, 2] - each[:, 1] ** 2 / len(gold) for each in sides)
+        values = [_shares(each[:, 0], np.sqrt(np.maximum(v, 0))) for each, v in zip(sides, variances, strict=True)]
+        return np.abs(values[0] - values[1])
+
+    observed, reached = float(apart(np.zeros((1, 3)))[0]), 0
+    for exchanged in _exchanges(step.shape[1], seed=seed):
+        reached += int(np.count_nonzero(apart(exchanged @ step.T) >= observed - 1e-9))
+    return (1 + reached) / (1 + FLIPS)
+
+
+def _exchanges(num_units: int, *, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield which units are exchanged, (b, U) of 0 and 1, ``FLIPS`` rows in all."""
+    generator = np.random.default_rng(seed)
+    size = max(1, _BLOCK // num_units)
+    for start in range(0, FLIPS, size):
+        yield generator.integers(0, 2, (min(size, FLIPS - start), num_units), dtype=np.int8).astype(np.float64)
 
 
 def _rank_correlations(

@@ -133,6 +133,35 @@ def test_permutation_test_by_unit_equals_scipy_on_the_sums_of_units() -> None:
     assert paired(outcomes[0], outcomes[1], float(np.mean(first - second))) == pytest.approx(expected, abs=0.02)
 
 
+def test_permutation_test_of_a_correlation_equals_scipy_on_exchanged_ranks() -> None:
+    from scipy.stats import pearsonr, permutation_test, rankdata
+
+    generator = np.random.default_rng(4)
+    gold, noise, more = generator.random((3, 10))
+    first, second = np.round(gold + 0.3 * noise, 1), np.round(gold + more, 1)
+    ranks = rankdata(gold)
+
+    def apart(one: np.ndarray, other: np.ndarray) -> float:
+        return float(pearsonr(one, ranks).statistic - pearsonr(other, ranks).statistic)
+
+    expected = permutation_test(
+        (rankdata(first), rankdata(second)), apart, permutation_type="samples", n_resamples=np.inf, vectorized=False
+    ).pvalue
+    found = paired(Outcomes("spearman", first, gold), Outcomes("spearman", second, gold), 0.0)
+    assert 0.05 < expected < 0.9
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_exchange_moves_the_ranks_of_a_unit_together() -> None:
+    generator = np.random.default_rng(4)
+    gold, noise = generator.random((2, 40))
+    pairs = [np.repeat(each, 3) for each in (gold, gold + noise, gold + noise[::-1])]
+    units = np.repeat(np.arange(40), 3)
+    first, second = (Outcomes("spearman", each, pairs[0], units=units, unit="word") for each in pairs[1:])
+    alone = [Outcomes("spearman", each[::3], gold) for each in pairs[1:]]
+    assert paired(first, second, 0.0) == pytest.approx(paired(alone[0], alone[1], 0.0), abs=1e-9)
+
+
 def test_equal_systems_do_not_differ() -> None:
     generator = np.random.default_rng(1)
     values, gold = generator.random((2, 40))

@@ -122,8 +122,8 @@ def test_empty_text_has_no_vector_in_any_baseline() -> None:
 
 
 def test_bm25_equals_its_formula() -> None:
-    documents = ["The bank lent money.", "A river bank", "money, money, money", "unrelated words here"]
-    forms = [word_forms(document) for document in documents]
+    documents = ["The bank lent money.", "A river bank", "money, money, money", "unrelated ferries sail"]
+    forms = [[form for form in word_forms(document) if form not in ("the", "a")] for document in documents]
     mean = np.mean([len(each) for each in forms])
     for query in ("bank money", "Money", "the river river"):
         expected = []
@@ -141,6 +141,6 @@ def test_bm25_equals_its_formula() -> None:
 
 def test_bm25_is_a_ranker_and_knows_nothing_of_unknown_words() -> None:
     assert isinstance(BM25Baseline(), Ranker)
-    assert not BM25Baseline().scorer(["a b", "c"])("unheard of").any()
-    assert not BM25Baseline().scorer(["...", ""])("a").any()
-    assert list(itertools.chain(BM25Baseline().scorer(["a b", "c"])("a") > 0)) == [True, False]
+    assert not BM25Baseline().scorer(["sea boat", "coast"])("unheard of").any()
+    assert not BM25Baseline().scorer(["...", "the"])("the").any()
+    assert list(itertools.chain(BM25Baseline().scorer(["sea boat", "coast"])("sea") > 0)) == [True, False]
