@@ -24,7 +24,8 @@ from ctxembed.calibration import (
     reliability,
 )
 from ctxembed.errors import InvalidInputError
-from ctxembed.evaluation.datasets import UsagePair, load_usage_pairs
+from ctxembed.evaluation.datasets import load_usage_pairs
+from ctxembed.evaluation.records import UsagePair
 from ctxembed.runtime import cache_directory, existing, sha256_file, sha256_text, write_json
 from ctxembed.types import UsageEncoder, Vectors
 
