@@ -60,6 +60,8 @@ def cell(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, Mapping):
         return "  ".join(f"{key}={inner}" for key, inner in value.items() if inner not in (None, ""))
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
     return "" if value is None else str(value)
 
 
@@ -86,7 +88,7 @@ def _emit_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         writer.writerow(
             {
-                key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+                key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list) else value
                 for key, value in row.items()
             }
         )

@@ -142,6 +142,47 @@ def bars(
     return _figure(marks, caption, height=20 + 26 * len(values))
 
 
+def tree(links: NDArray[Any], *, names: Sequence[str], groups: Sequence[str], caption: str) -> Markup:
+    """Draw a dendrogram, leaves down the left side; joins stand at the distance at which they were made.
+
+    Args:
+        links: As scipy's ``linkage`` returns them, (N - 1, 4).
+        names: N names of leaves, shown beside them.
+        groups: N names of groups, each with its own mark.
+        caption: Plain text below.
+    """
+    kinds, leaves = list(dict.fromkeys(groups)), len(names)
+    left, right, step = 16 + 6.2 * max((len(name) for name in names), default=0), 320.0, 18
+    children = {leaves + n: (int(a), int(b)) for n, (a, b) in enumerate(links[:, :2])}
+    order: list[int] = []
+    waiting = [leaves + len(links) - 1 if len(links) else 0]
+    while waiting:
+        node = waiting.pop()
+        if node < leaves:
+            order.append(node)
+        else:
+            waiting += reversed(children[node])
+    top = float(links[:, 2].max()) if len(links) and links[:, 2].max() > 0 else 1.0
+    places = {leaf: (left, 14.0 + step * row) for row, leaf in enumerate(order)}
+    marks = []
+    for node, (a, b) in children.items():
+        x = left + 14 + (right - 14) * float(links[node - leaves, 2]) / top
+        (xa, ya), (xb, yb) = places[a], places[b]
+        places[node] = x, (ya + yb) / 2
+        marks.append(
+            Markup('<path d="M{:.1f} {:.1f}H{:.1f}V{:.1f}H{:.1f}" fill="none" stroke="currentColor"/>').format(
+                xa, ya, x, yb, xb
+            )
+        )
+    for leaf in order:
+        x, y = places[leaf]
+        marks += [
+            _text(x - 12, y + 4, names[leaf], "end"),
+            _point(x, y, kinds.index(groups[leaf]), f"{groups[leaf]}: {names[leaf]}"),
+        ]
+    return _figure(marks, caption, width=int(left + right + 24), height=20 + step * leaves, legend=kinds)
+
+
 def weighted_text(
     text: str,
     weights: Sequence[tuple[int, int, float]],

@@ -141,6 +141,15 @@ import-parity() { # an imported model beside its original in transformers and se
   python3 "$here/import_parity.py" "$original" "$imported" "$CORPUS/ud_ewt_gum.txt.zst" "$here/import-parity.json"
 }
 
+planted-shift() { # power and false reports of `shift`: pseudo-words, and senses of labelled words, entering at known rates
+  python3 "$here/planted_shift.py" "$CORPUS/us_state_historian.txt.zst" "$here/planted-shift.json" -m "$encoder" \
+    --labelled "$EVAL"/senseval_line_hard_serve_interest/*.jsonl.gz
+}
+
+senses() { # groups of labelled uses beside groupings that know nothing
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
+}
+
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
 # 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
@@ -186,6 +195,11 @@ notes = json.load(open(training))
 kept = {name: notes.get(name) for name in ("steps", "tokens_seen", "seed", "budget", "held_out", "environment")}
 json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
+}
+
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+  local rows=${ROWS:-1000000}
+  python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
 for part in $parts; do "$part"; done

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "import.md"
 COMPARE = ROOT / "docs" / "compare.md"
 RESULTS = ROOT / "docs" / "results.md"
+MEANING = ROOT / "docs" / "meaning.md"
 RECIPES = ROOT / "data" / "models" / "recipe"
 
 
@@ -104,7 +105,9 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "path", [README, TRAINING, IMPORT, COMPARE, RESULTS, RECIPES / "train.sh"], ids=lambda path: path.name
+    "path",
+    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
+    ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
     shown = shown_commands(path)
