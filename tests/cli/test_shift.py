@@ -159,3 +159,13 @@ def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
         "what moved"
         in run("shift", "old.txt", "new.txt", "--words", "attack", "-m", model, "--permutations", "9").stdout
     )
+
+
+def test_static_distance_stands_beside_if_asked(run: Run, tmp_path: Path, static: Path) -> None:
+    for side, step in (("old", 1), ("new", 7)):
+        lines = [" ".join(f"word{(n * step + m) % 130}" for m in range(12)) for n in range(130)]
+        (tmp_path / f"{side}.txt").write_text("\n".join([*lines, *lines]), encoding="utf-8")
+    arguments = ("shift", "old.txt", "new.txt", "--words", "word3,zebra", "-m", static, "--permutations", "9")
+    known, unknown = run(*arguments, "--controls", "0", "--static", "--format", "json").json
+    assert 0 <= known["static"] <= 2
+    assert unknown["static"] is None
