@@ -23,6 +23,7 @@ COMMANDS = {
     "reconstruct": "reconstruct",
     "bench": "bench",
     "import": "importing",
+    "export": "static",
     "info": "info",
 }
 """Each command and the file of this folder that holds it."""

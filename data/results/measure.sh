@@ -15,6 +15,30 @@ bench() { # the sets that ship, then the development sets; three systems in one 
   for kind in words sentences retrieval; do ctxembed bench $kind --data "$EVAL" "${systems[@]}" -o "$here/dev-$kind.json" --format table; done
 }
 
+duel() { # contextual against static (docs/results.md): two models, and every lookup beside them; MODEL as for `speed`
+  local model=${MODEL:-$RUN/minilm} out="$here/duel"
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  local systems=(-m "$encoder" -m "$model" --against "static:$static" --against "layer0:$encoder" --against "twin:$encoder" --against "layer0:$model")
+  local baselines=(--against length --against random --against constant)
+  mkdir -p "$out"
+  for kind in words senses; do ctxembed bench $kind "${systems[@]}" "${baselines[@]}" -o "$out/shipped-$kind.json"; done
+  ctxembed bench retrieval -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 "${baselines[@]}" -o "$out/shipped-retrieval.json"
+  for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" "${systems[@]}" "${baselines[@]}" -o "$out/$set.json"; done
+  ctxembed bench similarity --data "$EVAL/wordsim" "${systems[@]}" -o "$out/wordsim.json"
+  ctxembed bench similarity --data "$EVAL/wordsim" --by-frequency "${systems[@]}" -o "$out/wordsim-by-frequency.json"
+  for set in stsb sick; do
+    ctxembed bench sentences --data "$EVAL/$set" "${systems[@]}" --against "static+sif:$static" --against "static+sif+common:$static" --against length --against random -o "$out/$set.json"
+  done
+  for set in cranfield adi; do
+    ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 --against length -o "$out/$set.json"
+  done
+  ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"
+}
+
+lookup-speed() { # what a lookup saves: the sample corpus into sentence vectors and word vectors, best of three
+  python3 "$here/lookup_speed.py" "$encoder" "$static" ${MODEL:+"$MODEL"} > "$here/duel/lookup-speed.json"
+}
+
 demo() { # twice: the first run fills the cache of background words
   for run in cold warm; do ctxembed demo 2>&1 | tee "$here/demo.txt" | tail -n 1 | sed "s/^/demo, $run: /"; done
 }
@@ -158,6 +182,11 @@ PY
 index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
   local rows=${ROWS:-1000000}
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
+}
+
+search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library
+  ctxembed bench retrieval --data "$EVAL" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
+    --against search:hybrid+rerank --against bm25 -o "$here/dev-search.json" --format table | tee "$here/dev-search.txt"
 }
 
 for part in $parts; do "$part"; done
