@@ -165,7 +165,7 @@ class VectorIndex:
         Raises:
             InvalidInputError: On a wrong shape, width or k, or when a product is beyond float32.
         """
-        array = checked_vectors(queries, dimension=self.dimension, name="the queries")
+        array = checked_queries(queries, self.dimension)
         if k < 1:
             raise InvalidInputError(f"k is {k}, need at least 1: ask for one neighbour or more")
         if selected is not None and (selected.shape != (len(self),) or selected.dtype != np.bool_):
@@ -206,6 +206,14 @@ class VectorIndex:
     def blocks(self) -> Iterator[Vectors]:
         """Yield all vectors in order, float32 (n, D) each, with memory that stays flat."""
         return self._searcher.exact.blocks()
+
+
+def checked_queries(queries: NDArray[Any], dimension: int) -> Vectors:
+    """Return queries as contiguous float32, or say what is wrong with them; quick where there is nothing to do."""
+    plain = queries.dtype == np.float32 and queries.ndim == 2 and queries.shape[1] == dimension
+    if plain and queries.flags.c_contiguous and np.isfinite(np.vdot(queries, queries)):
+        return queries
+    return checked_vectors(queries, dimension=dimension, name="the queries")
 
 
 def write_index(

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.filters import Filter, parse
-from ctxembed.index import Ids, Neighbours, VectorIndex
+from ctxembed.index import Ids, Neighbours, VectorIndex, checked_queries
 from ctxembed.index_manifest import IndexManifest
 from ctxembed.index_search import Mask
 from ctxembed.runtime import existing
 from ctxembed.store import DocumentStore, Numbers
 from ctxembed.types import TextEncoder, UsageEncoder, Vectors
-from ctxembed.vectors import checked_vectors
 
 HASHED_BYTES = 64 * 2**20
 """Files of no more bytes are compared with their sha256 whenever the index is opened; larger ones by `verify`."""
@@ -100,7 +99,7 @@ class IndexFolder:
         Raises:
             InvalidInputError: On a wrong shape, width, value or k.
         """
-        queries = checked_vectors(queries, dimension=self.dimension, name="the queries")
+        queries = checked_queries(queries, self.dimension)
         if k < 1:
             raise InvalidInputError(f"k is {k}, need at least 1: ask for one neighbour or more")
         allowed = self._alive if numbers is None else _mask(self.manifest.numbers, numbers, value=True)

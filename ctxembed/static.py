@@ -188,8 +188,11 @@ class StaticVectors:
         result = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
             forms = word_forms(text)
-            if self._sum(forms) is not None:
-                result[row] = _unit(self._without_common(self._sum(before + forms, weights=self._weights)))
+            total = self._sum(forms, weights=self._weights)
+            if total is not None:
+                if before:
+                    total = self._sum(before + forms, weights=self._weights)
+                result[row] = _unit(self._without_common(total))
         return result
 
     def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:

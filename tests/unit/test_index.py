@@ -31,9 +31,17 @@ MANY = clustered(3000)
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def many(request, tmp_path_factory):
+def many_folder(request, tmp_path_factory):
+    """The folder of an index of 3,000 rows of each kind."""
+    folder = tmp_path_factory.mktemp("i")
+    VectorIndex.build(MANY, kind=request.param, path=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(many_folder):
     """An index of 3,000 rows of each kind."""
-    return VectorIndex.build(MANY, kind=request.param, path=tmp_path_factory.mktemp("i"))
+    return VectorIndex.open(many_folder)
 
 
 def brute_force(queries, vectors, ids, k):
@@ -120,13 +128,11 @@ def test_every_row_is_returned_when_all_are_wanted(many):
     assert (np.sort(ids) == np.arange(3000)).all()
 
 
-def test_opened_index_answers_the_same(many, tmp_path_factory):
-    folder = next(
-        p for p in tmp_path_factory.getbasetemp().rglob("manifest.json") if p.parent.name.startswith("i")
-    ).parent
-    again = VectorIndex.open(folder, verify=True)
+def test_index_opened_again_answers_the_same(many, many_folder):
+    again = VectorIndex.open(many_folder, verify=True)
     assert len(again) == 3000
     np.testing.assert_array_equal(again.take(np.array([5, 3])), MANY[[5, 3]])
+    np.testing.assert_array_equal(again.search(MANY[:20], 10).ids, many.search(MANY[:20], 10).ids)
 
 
 def test_exact_target_compares_every_vector():
