@@ -153,7 +153,7 @@ def test_mistake_is_answered_by_one_line_and_exit_code_1(run: Run, arguments: li
 USAGE_ERRORS = {
     "unknown command": ("serch idx/ bank", "No such command 'serch'"),
     "unknown option": ("search idx/ bank --tpo 5", "No such option '--tpo'"),
-    "missing argument": ("search idx/", "Missing argument 'QUERY'"),
+    "missing argument": ("search", "Missing argument 'INDEX'"),
     "missing output": ("index build rows.txt", "Missing option '-o'"),
     "no place for vectors": ("embed rows.txt", "either -o FOLDER, -o FILE.parquet or --format jsonl"),
     "two places for vectors": ("embed rows.txt -o out --format jsonl", "say where the vectors go"),

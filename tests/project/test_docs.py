@@ -16,6 +16,7 @@ from ctxembed_cli.main import ctxembed
 
 ROOT = Path(__file__).parents[2]
 README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "import.md"
+SEARCH = ROOT / "docs" / "search.md"
 COMPARE = ROOT / "docs" / "compare.md"
 RESULTS = ROOT / "docs" / "results.md"
 MEANING = ROOT / "docs" / "meaning.md"
@@ -106,7 +107,7 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
+    [README, TRAINING, IMPORT, SEARCH, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
     ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
