@@ -29,6 +29,7 @@ from .options import (
 )
 from .output import peak_memory, print_table, say
 from .progress import document_bar
+from .word_index import WORD_OPTIONS, WordRequest, build_words, word_options
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
@@ -68,6 +69,7 @@ for tool in (add, update, delete, compact, verify, info_, dedupe, cluster, map_)
 @click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
 @kind_options
 @click.option("--dry-run", is_flag=True, help="Say which kind would be built, and how large; build nothing.")
+@word_options
 @long_option
 @model_option
 @reading_options
@@ -82,6 +84,9 @@ def build(
     overwrite: bool,
     options: IndexOptions,
     dry_run: bool,
+    unit: str,
+    layer: int | None,
+    words: WordRequest,
     on_long: str,
     model: str | None,
     reading: ReadOptions,
@@ -91,11 +96,13 @@ def build(
     """Make an index of text (embedded on the way), of a folder of vectors, or of a .npy array.
 
     Metadata columns are kept and come back with every hit. Small indexes compare every vector; for large ones a kind
-    is chosen, tuned until it finds --min-recall of the nearest rows, and measured.
+    is chosen, tuned until it finds --min-recall of the nearest rows, and measured. With --unit word each use of
+    each content word is a row, in its sentence, for concordances by meaning.
 
     \b
     Example:
       ctxembed index build rows.jsonl --text-column text -o idx/
+      ctxembed index build corpus.txt --unit word -o widx/
       ctxembed index build vecs/ -o idx/ --kind auto --min-recall 0.95
       ctxembed index build theirs.npy --ids ids.txt --texts texts.txt -o idx/
     """
@@ -105,6 +112,13 @@ def build(
     how: dict[str, Any] = {
         "path": output, "on_duplicate": on_duplicate, "overwrite": overwrite, "options": options
     }  # fmt: skip
+    if unit == "word":
+        if vector_input(inputs) or ids or texts:
+            raise InvalidInputError("--unit word indexes the words of text: give text, not vectors")
+        encoder = load_any(model, device=device, on_long=on_long)
+        build_words(inputs, reading, encoder, words, resume=resume, layer=layer, dry_run=dry_run, **how)
+        return
+    refuse_idle(WORD_OPTIONS, "without --unit word")
     if vectors := vector_input(inputs):
         refuse_idle(("model", "resume", "on_long", *READING), "for an input of vectors")
         if vectors.suffix != ".npy":

@@ -286,7 +286,7 @@ def load_static(path: str | None) -> StaticVectors:
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
     """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
     is_foreign = model is not None and model.startswith("hf:")
-    is_static = model is not None and (Path(model) / "words.txt").exists()
+    is_static = model is not None and (Path(model).is_file() or (Path(model) / "words.txt").exists())
     if (is_foreign or is_static) and chosen_precision() != "auto":
         say(f"--precision does nothing with {model}")
     if model is not None and is_foreign:
@@ -298,7 +298,7 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
     return load_embedder(model, device=device, on_long=on_long)
 
 
-def report_encoder(encoder: Encoder) -> None:
+def report_encoder(encoder: object) -> None:
     """Tell once what a run was computed with, and what it met."""
     from ctxembed.embedder import Embedder
 
@@ -310,9 +310,10 @@ def report_encoder(encoder: Encoder) -> None:
     report_long(encoder)
 
 
-def report_long(encoder: Encoder) -> None:
+def report_long(encoder: object) -> None:
     """Tell how many texts did not fit the model's window, and whether anything was lost."""
     long = getattr(encoder, "long_texts", None)  # static vectors have no window
     if long is not None and long.texts:
         fate = f"cut, {long.lost_tokens:,} tokens lost" if long.lost_tokens else "windowed, no token lost"
-        say(f"{long.texts:,} texts were longer than the window of {encoder.name}: {fate}")
+        name = getattr(encoder, "name", "the model")
+        say(f"{long.texts:,} texts were longer than the window of {name}: {fate}")

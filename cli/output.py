@@ -50,7 +50,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         number = isinstance(value, int | float)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row.values()))
+        table.add_row(*(value if isinstance(value, Text) else Text(cell(value)) for value in row.values()))
     console.print(table)
 
 

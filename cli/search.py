@@ -11,7 +11,8 @@ import click
 
 from ctxembed.errors import InvalidInputError
 
-from .options import load_any, model_option, report_encoder, runtime_options, stacked
+from .concordance import CONCORDANCE_OPTIONS, concordance_options, holds_words, search_words
+from .options import load_any, model_option, refuse_idle, report_encoder, runtime_options, stacked
 from .output import emit, format_option, say
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ ranking_options = stacked(
     help="In place of QUERY: one a line, or rows with id and text (.jsonl, .csv, .tsv, .parquet); - is stdin.",
 )
 @ranking_options
+@concordance_options
 @model_option
 @format_option
 @runtime_options
@@ -87,22 +89,45 @@ def search(
     output_format: str,
     device: str,
     mode: str | None,
+    same_word: bool,
+    other_words: bool,
+    skip: int,
+    sense_folder: Path | None,
     **settings: Any,
 ) -> None:
     """Find the rows of INDEX that answer QUERY best: by meaning, unless another way is chosen.
 
-    The model must be the one that made the index; another is refused. docs/search.md explains every option.
+    The model must be the one that made the index; another is refused. docs/search.md explains every option. In an index
+    of words the query marks a word, and the hits are uses of words: a concordance by meaning.
 
     \b
     Example:
       ctxembed search idx/ "my card got lost" -k 5
       ctxembed search idx/ "my card got lost" --hybrid --where "year >= 1990" --format json
       ctxembed search idx/ --like row-17 --fold
+      ctxembed search widx/ "the [bank] of the river" -k 20 --same-word
     """
     from ctxembed.retrieval.options import SearchOptions
 
     if sum(given is not None for given in (query, like, queries)) != 1:
         raise click.UsageError("give one of QUERY, --like ID and --queries FILE")
+    if query is not None and mode is None and holds_words(index):
+        refuse_idle(("rerank", "explain", "fold", "diversity", "min_score", "min_percentile"), "in an index of words")
+        search_words(
+            index,
+            query,
+            k=settings["k"],
+            where=settings["where"],
+            same_word=same_word,
+            other_words=other_words,
+            skip=skip,
+            sense_folder=sense_folder,
+            model=model,
+            device=device,
+            output_format=output_format,
+        )
+        return
+    refuse_idle(CONCORDANCE_OPTIONS, "in an index that is not of words")
     settings |= {"mode": mode or "dense"}
     wanted = SearchOptions(**settings)
     needs_model = wanted.needs_usages or (wanted.needs_vector and like is None)

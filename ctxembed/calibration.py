@@ -238,7 +238,8 @@ def _quantiles(similarities: ArrayLike) -> tuple[float, ...]:
     check(bool(np.isfinite(values).all()), "a similarity of a random pair is not finite: leave it out")
     if len(values) == 0:
         return ()
-    return tuple(np.quantile(values, np.linspace(0.0, 1.0, NUM_QUANTILES)).tolist())
+    # Rounded, so that no two of them are too near each other to be divided by.
+    return tuple(np.quantile(values, np.linspace(0.0, 1.0, NUM_QUANTILES)).round(9).tolist())
 
 
 def _fit_logistic(values: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:

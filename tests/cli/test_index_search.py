@@ -105,14 +105,14 @@ def test_folder_of_vectors_gives_the_index_of_its_text(run: Run, rows: Path, ind
     assert run(*search[:1], "idx", *search[1:]).json == run(*search[:1], index, *search[1:]).json
 
 
-def test_words_in_context_are_not_searched_by_text(run: Run, rows: Path, model: Path) -> None:
+def test_words_in_context_are_searched_by_a_marked_use(run: Run, rows: Path, model: Path) -> None:
     run("embed", rows, "-o", "words", "-m", model, "--unit", "word")
     run("index", "build", "words", "-o", "idx")
-    outcome = run("search", "idx", "bank", "-m", model, code=1)
-    assert outcome.stderr == (
-        "error: the index cannot be searched by text, its vectors are of unit 'word': search with the vector of a "
-        "word (search_vectors) or like a row (search_like), or set words side by side with `ctxembed compare`\n"
-    )
+    assert "0 words are marked in 'bank'" in run("search", "idx", "bank", "-m", model, code=1).stderr
+    hits = run(
+        "search", "idx", "the [bank] of the river", "-k", "2", "--same-word", "-m", model, "--format", "json"
+    ).json
+    assert [hit["word"] for hit in hits] == ["bank", "bank"]
 
 
 @pytest.mark.parametrize("option", ["--ids", "--texts"])
