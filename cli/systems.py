@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ctxembed.static import LookupOptions
 
 AGAINST = """a model; static:PATH (a folder, or a word2vec, GloVe or fastText file), with options such as
-static+sif+common+subwords:PATH; layer0:MODEL or twin:MODEL (each word by itself); bm25; length, random, constant."""
+static+sif+common+subwords:PATH; layer0:MODEL or twin:MODEL (each word by itself); bm25; search:lexical, search:hybrid
+or search:hybrid+rerank (what `ctxembed search` does, with the first model); length, random, constant."""
 
 ALONE = {"layer0": 0, "twin": None}
 """Lookups of an encoder's words by themselves, and the layer they are read from."""
@@ -59,7 +60,14 @@ def open_systems(
     paths: Sequence[str | None] = models or (preset,)
     others = against or (() if models or preset else ("static",))
     opened: list[System] = [load_any(path, device=device, on_long=on_long) for path in paths]
-    return opened + [open_peer(name, device=device, on_long=on_long, seed=seed) for name in others], len(opened)
+    for name in others:
+        if name.startswith("search:"):
+            from ctxembed.evaluation.search_systems import search_system
+
+            opened.append(search_system(name, load_any(paths[0], device=device, on_long=on_long)))
+        else:
+            opened.append(open_peer(name, device=device, on_long=on_long, seed=seed))
+    return opened, len(paths)
 
 
 def open_peer(name: str, *, device: str, on_long: str, seed: int) -> System:

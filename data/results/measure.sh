@@ -202,4 +202,9 @@ index() { # every kind beside bare faiss, at ROWS vectors of width 384 (syntheti
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
+search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library
+  ctxembed bench retrieval --data "$EVAL" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
+    --against search:hybrid+rerank --against bm25 -o "$here/dev-search.json" --format table | tee "$here/dev-search.txt"
+}
+
 for part in $parts; do "$part"; done

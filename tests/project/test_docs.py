@@ -19,6 +19,8 @@ README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", RO
 COMPARE = ROOT / "docs" / "compare.md"
 RESULTS = ROOT / "docs" / "results.md"
 MEANING = ROOT / "docs" / "meaning.md"
+INDEX = ROOT / "docs" / "index.md"
+SEARCH = ROOT / "docs" / "search.md"
 RECIPES = ROOT / "data" / "models" / "recipe"
 
 
@@ -106,7 +108,7 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
+    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
     ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
