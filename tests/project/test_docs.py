@@ -16,10 +16,11 @@ from ctxembed_cli.main import ctxembed
 
 ROOT = Path(__file__).parents[2]
 README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "import.md"
-SEARCH = ROOT / "docs" / "search.md"
 COMPARE = ROOT / "docs" / "compare.md"
 RESULTS = ROOT / "docs" / "results.md"
 MEANING = ROOT / "docs" / "meaning.md"
+INDEX = ROOT / "docs" / "index.md"
+SEARCH = ROOT / "docs" / "search.md"
 RECIPES = ROOT / "data" / "models" / "recipe"
 
 
@@ -107,7 +108,7 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, TRAINING, IMPORT, SEARCH, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
+    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
     ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
