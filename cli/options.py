@@ -167,6 +167,68 @@ def reading_options(command: F) -> F:
     )(run)  # type: ignore[return-value]
 
 
+def vector_input(inputs: tuple[str, ...]) -> Path | None:
+    """Return the input if it is vectors, not text.
+
+    Raises:
+        InvalidInputError: If vectors are mixed with other inputs.
+    """
+    vectors = [Path(name) for name in inputs if name.endswith(".npy") or (Path(name) / "manifest.json").is_file()]
+    if not vectors:
+        return None
+    if len(inputs) > 1:
+        raise InvalidInputError(f"{vectors[0]} holds vectors and must be the only input: build one index from it alone")
+    return vectors[0]
+
+
+def parse_bytes(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a size: a number of bytes, or one with K, M or G behind it (of 1024 each)."""
+    if value is None:
+        return None
+    factor = {"K": 2**10, "M": 2**20, "G": 2**30}.get(value[-1:].upper())
+    try:
+        return int(float(value[:-1]) * factor) if factor else int(value)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is no size: write 500M or 2G", param=parameter) from error
+
+
+def kind_options(command: F) -> F:
+    """Add the options of vector indexes; the command receives them as one ``options: IndexOptions``."""
+
+    @functools.wraps(command)
+    def run(*args: Any, kind: str, min_recall: float, max_memory: int | None, storage: Any, **kwargs: Any) -> Any:
+        from ctxembed.index_kinds import IndexOptions
+
+        chosen = IndexOptions(kind=kind, min_recall=min_recall, max_memory=max_memory, storage=storage)
+        return command(*args, options=chosen, **kwargs)
+
+    return stacked(
+        click.option(
+            "--kind",
+            default="auto",
+            show_default=True,
+            help="auto, flat, hnsw, ivf-sq8, ivf-pq, or a FAISS factory string such as IVF4096,SQ8.",
+        ),
+        click.option(
+            "--min-recall",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=0.95,
+            show_default=True,
+            help="Share of the ten nearest rows to find.",
+        ),
+        click.option(
+            "--max-memory", callback=parse_bytes, metavar="SIZE", help="What searching may keep in memory: 500M, 2G."
+        ),
+        click.option(
+            "--storage",
+            type=click.Choice(["float32", "float16"]),
+            default="float32",
+            show_default=True,
+            help="How exact vectors are kept.",
+        ),
+    )(run)  # type: ignore[return-value]
+
+
 def require_free(path: Path) -> None:
     """Refuse an output that would replace something; an empty folder is free.
 

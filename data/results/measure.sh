@@ -91,6 +91,15 @@ PY
   ctxembed info --format json >> "$log"
 }
 
+compare() { # how true the probabilities are, and how often --why puts the word that decides the sense first
+  local model=${MODEL:-$RUN/minilm} kind
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  for kind in reliability why; do
+    ctxembed compare --measure $kind -m "$encoder" --static "$static" --format json > "$here/compare-$kind.json"
+    ctxembed compare --measure $kind -m "$model" --no-static --format json > "$here/compare-$kind-minilm.json"
+  done
+}
+
 training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
@@ -130,6 +139,15 @@ import-parity() { # an imported model beside its original in transformers and se
   rm -rf "$imported"
   ctxembed import "$original" -o "$imported"
   python3 "$here/import_parity.py" "$original" "$imported" "$CORPUS/ud_ewt_gum.txt.zst" "$here/import-parity.json"
+}
+
+planted-shift() { # power and false reports of `shift`: pseudo-words, and senses of labelled words, entering at known rates
+  python3 "$here/planted_shift.py" "$CORPUS/us_state_historian.txt.zst" "$here/planted-shift.json" -m "$encoder" \
+    --labelled "$EVAL"/senseval_line_hard_serve_interest/*.jsonl.gz
+}
+
+senses() { # groups of labelled uses beside groupings that know nothing
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
 }
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
@@ -177,6 +195,11 @@ notes = json.load(open(training))
 kept = {name: notes.get(name) for name in ("steps", "tokens_seen", "seed", "budget", "held_out", "environment")}
 json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
+}
+
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+  local rows=${ROWS:-1000000}
+  python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
 for part in $parts; do "$part"; done
