@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "compare": "compare",
+    "attend": "attend",
     "reconstruct": "reconstruct",
     "bench": "bench",
     "import": "importing",

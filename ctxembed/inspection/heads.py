@@ -1,7 +1,7 @@
 """What attention weights show, in words: who looks at whom, how widely, and how a word leaves its static vector.
 
-Weights are not importance: they say where a head reads from, not what the reading changed. Values may be near zero where
-weights are large, and other weights can give the same output (Jain and Wallace 2019; Wiegreffe and Pinter 2019).
+Weights are not importance: they say where a head reads from, not what the reading changed. Values may be near zero
+where weights are large, and other weights can give the same output (Jain and Wallace 2019; Wiegreffe and Pinter 2019).
 
 Letters: T tokens, U units, H heads, L layers, D hidden width.
 """
@@ -45,8 +45,8 @@ class HeadProfile:
 def by_words(weights: Array, units: Sequence[Unit]) -> Array:
     """Make attention between tokens attention between units.
 
-    What goes to a split word is added up, what comes from one is averaged (Clark et al. 2019, section 4.1), so that rows
-    still sum to one.
+    What goes to a split word is added up, what comes from one is averaged (Clark et al. 2019, section 4.1), so that
+    rows still sum to one.
 
     Args:
         weights: (..., T, T).
@@ -67,7 +67,7 @@ def by_words(weights: Array, units: Sequence[Unit]) -> Array:
 
 
 def rollout(attentions: Sequence[Array]) -> Array:
-    """Follow attention through the layers: each is averaged over its heads, half of it the residual path, and multiplied.
+    """Follow attention through the layers: the product of each layer's mean over heads, half of it the residual path.
 
     Abnar and Zuidema 2020, section 3. It knows nothing of values, norms and feed-forward parts.
 
@@ -154,5 +154,5 @@ def cosines(first: Array, second: Array) -> Array:
 
 
 def leaving_the_static(vectors: Array) -> Array:
-    """Return the cosine of a word's vector in each layer, (L + 1, D), with that in the embedding layer: it begins at one."""
+    """Return the cosine of a word's vector in each layer, (L + 1, D), with that in the embedding layer."""
     return cosines(vectors, np.broadcast_to(vectors[:1], vectors.shape))

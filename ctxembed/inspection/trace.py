@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import numpy as np
 import torch
 
 from ctxembed.config import check
@@ -19,7 +18,7 @@ from ctxembed.model.attention import rotary_angles
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.encoder import EncoderLayer
 from ctxembed.text import word_form, word_spans
-from ctxembed.tokenizer import token_ranges
+from ctxembed.tokenizer import Offsets, token_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +111,7 @@ def trace_sentence(model: Checkpoint, text: str) -> Trace:
     ids, offsets = encoded.ids[0], encoded.offsets[0]
     most = model.encoder.config.max_length - 2
     check(len(ids) > 0, f"{text!r} has no token that {model.name} could read: give a sentence")
-    check(
-        len(ids) <= most, f"the sentence has {len(ids)} tokens, {model.name} sees {most} at once: give a shorter one"
-    )
+    check(len(ids) <= most, f"the sentence has {len(ids)} tokens, {model.name} sees {most} at once: give a shorter one")
     config = model.encoder.config
     specials = (model.tokenizer.cls_id, model.tokenizer.sep_id)
     row = torch.tensor([[specials[0], *ids.tolist(), specials[1]]])  # (1, T)
@@ -165,10 +162,12 @@ def _layer_steps(
         record.made[name],
     ]
     given, asked, *after = map(array, parts)
-    return LayerSteps(given, asked, attention_steps(record, f"{name}.attention", layer.attention, angles=angles), *after)
+    return LayerSteps(
+        given, asked, attention_steps(record, f"{name}.attention", layer.attention, angles=angles), *after
+    )
 
 
-def _units(text: str, tokens: Sequence[str], offsets: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> tuple[Unit, ...]:
+def _units(text: str, tokens: Sequence[str], offsets: Offsets) -> tuple[Unit, ...]:
     """Group tokens into words; every token belongs to exactly one unit, in reading order."""
     spans = word_spans(text)
     first, end = token_ranges(offsets, [span.start for span in spans], [span.end for span in spans])
@@ -183,7 +182,7 @@ def _units(text: str, tokens: Sequence[str], offsets: np.ndarray[tuple[int, int]
     return (*units, Unit(tokens[-1], len(tokens) - 1, len(tokens), "special"))
 
 
-def _mark(text: str, offsets: np.ndarray[tuple[int, int], np.dtype[np.int32]], place: int) -> Unit:
+def _mark(text: str, offsets: Offsets, place: int) -> Unit:
     start, end = offsets[place].tolist()
     return Unit(text[start:end], place + 1, place + 2, "mark", start)
 

@@ -60,7 +60,8 @@ def scaled_dot_product_attention(
 
 def split_heads(vectors: Tensor, num_heads: int) -> Tensor:
     """Cut vectors (B, T, D) into H heads of K = D / H columns each, (B, H, T, K)."""
-    return vectors.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+    batch, tokens, _ = vectors.shape
+    return vectors.view(batch, tokens, num_heads, -1).transpose(1, 2)  # (B, H, T, K)
 
 
 def join_heads(mixed: Tensor) -> Tensor:
