@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from ctxembed.inspection.trace import Trace
     from ctxembed.model.checkpoint import Checkpoint
 
-CAUTION = (
-    "Weights say where a head reads from, not what the reading changed: a value may be near zero, and the residual "
-    "path goes round every layer. To see which words decide a meaning, take them away: ctxembed compare --why."
-)
+ASKED = ("query", "key", "value", "scores", "mixed")
+"""The steps of the word that asks that JSON holds, by their names."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,8 @@ def print_views(views: list[View]) -> None:
     for view in views:
         _print_heads(view, several=len(views) > 1)
     _print_layers(views)
+    from ctxembed.inspection.heads import CAUTION
+
     click.echo(f"\n{CAUTION}")
 
 
@@ -199,6 +199,8 @@ def profile_record(profile: HeadProfile) -> dict[str, Any]:
 
 def views_record(views: list[View]) -> dict[str, Any]:
     """Return everything that is shown as JSON can hold it, with all columns."""
+    from ctxembed.inspection.heads import CAUTION
+
     return {
         "model": views[0].trace.model,
         "sentences": [_view_record(view) for view in views],
@@ -226,9 +228,7 @@ def _view_record(view: View) -> dict[str, Any]:
         record["asks"] = {
             "word": trace.units[view.unit].text,
             "number": view.unit,
-            **{
-                name: lists(getattr(steps, name)[chosen, rows]) for name in ("query", "key", "value", "scores", "mixed")
-            },
+            **{name: lists(getattr(steps, name)[chosen, rows]) for name in ASKED},
             "word_scores": lists(_word_scores(view)[chosen]),
             "word_weights": lists(view.word_weights()[chosen, view.unit]),
         }

@@ -38,7 +38,7 @@ def print_scaling(scaling: list[ScalingRow]) -> None:
     click.echo(
         "\n5. why divide? Random queries and keys of variance one: the variance of a score is d_k. Undivided\n"
         "   scores explode, and with them the gradient before the softmax (of a score in its query); the softmax\n"
-        "   saturates, and the gradient behind it (of the weights, at the scores) vanishes. Divided, d_k does not matter."
+        "   saturates, and the gradient behind it (of the weights, at the scores) vanishes. Divided, d_k is no matter."
     )
     print_table([asdict(row) for row in scaling])
 

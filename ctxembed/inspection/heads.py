@@ -20,6 +20,11 @@ from ctxembed.model.pooling import pool_spans
 
 LOOKS = ("itself", "previous", "next", "same word", "delimiter", "elsewhere")
 """Where a word's attention can go: every unit is exactly one of these to every other."""
+CAUTION = (
+    "Weights say where a head reads from, not what the reading changed: a value may be near zero where its weight is "
+    "large, the residual path goes round every layer, and other weights can give the same output (Jain and Wallace "
+    "2019). To see which words decide a meaning, take them away: ctxembed compare --why."
+)
 BROAD = 0.1
 """A head that gives no place so much more than an even spread would looks broadly."""
 
