@@ -24,6 +24,7 @@ from .options import (
     stacked,
 )
 from .output import emit, format_option, say
+from .scaling import scaling
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
@@ -78,6 +79,9 @@ def bench() -> None:
     \b
     Example:   ctxembed bench words -m my-model -m my-static-vectors
     """
+
+
+bench.add_command(scaling)
 
 
 @bench.command()
