@@ -5,8 +5,9 @@ additive attention. Each step waits for the one before it: that is what the Tran
 
 Letters: B batch, S tokens that are read, U tokens that are written, D width of token vectors, G width of a GRU's state,
 V vocabulary, M positions.
-Source: Bahdanau, Cho and Bengio 2015, appendix A.2. Departures: the readout is one linear map with tanh in place of
-maxout, and the last matrix is the embedding table itself (tied), as in the models it is set beside.
+Source: Bahdanau, Cho and Bengio 2015, appendix A.2. Departures: the last matrix is the embedding table itself (tied),
+and token vectors and readout are layer-normalised, all as in the Transformer that it is set beside; this readout stands
+in place of maxout (a tanh there saturates, with a tied table, before anything but frequencies is learned).
 """
 
 from __future__ import annotations
@@ -74,13 +75,19 @@ class RecurrentSeq2Seq(nn.Module):
         self.config = config
         width, state = config.embedding_size, config.hidden_size
         self.embedding = nn.Embedding(config.vocab_size, width)
+        self.embedding_norm = nn.LayerNorm(width)
         self.encoder = nn.GRU(width, state, batch_first=True, bidirectional=True)
         self.first_state = nn.Linear(state, state)
         self.attention = AdditiveAttention(state, 2 * state, state)
         self.decoder = nn.GRUCell(width + 2 * state, state)
-        self.readout = nn.Linear(width + 3 * state, width)
+        self.readout = nn.Sequential(nn.Linear(width + 3 * state, width), nn.LayerNorm(width))
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         initialise(self.embedding)  # the rest is drawn as torch does it, wider: a small start slows recurrence down
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the normalised vectors (..., D) of tokens (...)."""
+        vectors: Tensor = self.embedding_norm(self.embedding(token_ids))
+        return vectors
 
     def encode(self, token_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Read rows in both directions.
@@ -92,7 +99,7 @@ class RecurrentSeq2Seq(nn.Module):
         Returns:
             The memory (B, S, 2 G), zero where the row is padding, and the decoder's first state (B, G).
         """
-        packed = pack_padded_sequence(self.embedding(token_ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(self.embed(token_ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, last = self.encoder(packed)  # last: (2, B, G)
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=token_ids.size(1))  # (B, S, 2 G)
         return memory, torch.tanh(self.first_state(last[1]))  # the backward direction ends at the first token
@@ -112,7 +119,7 @@ class RecurrentSeq2Seq(nn.Module):
         keys = self.attention.memory(memory)  # (B, S, G)
         mask = torch.arange(token_ids.size(1), device=lengths.device) < lengths[:, None]  # (B, S)
         outputs = []
-        for token in self.embedding(target_ids).unbind(dim=1):  # (B, D)
+        for token in self.embed(target_ids).unbind(dim=1):  # (B, D)
             output, state = self.step(token, state, memory, keys, mask)
             outputs.append(output)
         return torch.stack(outputs, dim=1)  # (B, U, D)
@@ -123,7 +130,8 @@ class RecurrentSeq2Seq(nn.Module):
         """Write one token: token vectors (B, D) and states (B, G) to outputs (B, D) and the next states (B, G)."""
         context, _ = self.attention(state, memory, keys, mask)  # (B, 2 G)
         state = self.decoder(torch.cat((token, context), dim=-1), state)
-        return torch.tanh(self.readout(torch.cat((token, context, state), dim=-1))), state
+        output: Tensor = self.readout(torch.cat((token, context, state), dim=-1))
+        return output, state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score every vocabulary entry as the next token: vectors (M, D) to (M, V)."""
@@ -136,7 +144,7 @@ class RecurrentSeq2Seq(nn.Module):
         mask = torch.arange(token_ids.size(1), device=lengths.device) < lengths[:, None]
         token, written = torch.full((len(token_ids),), start, device=token_ids.device), []
         for _ in range(count):
-            output, state = self.step(self.embedding(token), state, memory, keys, mask)
+            output, state = self.step(self.embed(token), state, memory, keys, mask)
             token = self.logits(output).argmax(dim=-1)
             written.append(token)
         return torch.stack(written, dim=1)

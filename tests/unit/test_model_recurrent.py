@@ -65,7 +65,7 @@ def test_encoder_reads_in_both_directions(model: RecurrentSeq2Seq) -> None:
     backwards = nn.GRU(6, 5, batch_first=True).double()
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     backwards.load_state_dict({name: getattr(model.encoder, f"{name}_reverse") for name in names})
-    expected, _ = backwards(model.embedding(IDS[:1]).flip(1))
+    expected, _ = backwards(model.embed(IDS[:1]).flip(1))
     torch.testing.assert_close(memory[..., 5:], expected.flip(1), atol=1e-12, rtol=0)
 
 
