@@ -24,11 +24,13 @@ from ctxembed.inspection.heads import (
     leaving_the_static,
     rollout,
 )
+from ctxembed.inspection.positions import PositionReport
 from ctxembed.inspection.recording import Array, AttentionSteps
 from ctxembed.inspection.trace import LayerSteps, Trace
 from ctxembed.inspection.worked import ScalingRow, Worked
 from ctxembed.report.charts import heatmap, lines
 from ctxembed.report.page import details, marked_text, paragraph, render_page, section, table, write_page
+from ctxembed.report.positions import positions_sections
 
 SCRIPT = Path(__file__).with_name("lesson.js")
 STYLE = """
@@ -138,8 +140,10 @@ LAYER = (
 )
 
 
-def write_lesson_page(path: Path, views: Sequence[tuple[Trace, int | None]]) -> None:
-    """Write the page of some sentences, each with the unit that asks, if one was named.
+def write_lesson_page(
+    path: Path, views: Sequence[tuple[Trace, int | None]], *, positions: PositionReport | None = None
+) -> None:
+    """Write the page of some sentences, each with the unit that asks, if one was named; and of the model's positions.
 
     Raises:
         DiskFullError: If there is no room.
@@ -152,6 +156,7 @@ def write_lesson_page(path: Path, views: Sequence[tuple[Trace, int | None]]) -> 
     ]
     parts += _stepper(sentences, steps)
     parts += [_whole_network(trace, unit) for trace, unit in views]
+    parts += positions_sections(positions) if positions is not None else []
     parts.append(section("What attention does not say", paragraph(CAUTION)))
     title = f"Inside the Transformer: {views[0][0].text}"
     _write(path, title, parts, sentences)

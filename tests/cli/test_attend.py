@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
+from ctxembed.config import DecoderConfig
+from ctxembed.inspection.decoding import decoder_step
 from ctxembed.inspection.heads import by_words
 from ctxembed.inspection.trace import trace_sentence
 from ctxembed.inspection.worked import worked_example
-from ctxembed.model.checkpoint import load_checkpoint
+from ctxembed.model.checkpoint import load_checkpoint, save_checkpoint
+from ctxembed.model.decoder import TransformerDecoder
 
 if TYPE_CHECKING:
     from .conftest import Run
@@ -112,3 +117,69 @@ def test_mistakes_are_answered_by_one_line(
 
 def test_static_vectors_are_refused(run: Run, static: Path) -> None:
     assert "a lookup attends to nothing" in run("attend", "the bank", "-m", static, code=1).stderr
+
+
+def test_positions_are_shown_with_the_sentence_that_loses_its_order(run: Run, tiny_model: Path) -> None:
+    shown = run("attend", "the bank was cold", "--positions", "-m", tiny_model).stdout
+    for kind in ("sinusoidal", "learned", "rotary"):
+        assert f"\n{kind}: " in shown
+    assert "the order of the words is lost" in shown
+    record = run("attend", "the bank was cold", "--positions", "-m", tiny_model, "--format", "json").json
+    assert record["positions"] == "learned"
+    assert all(row["without"] == 1 for row in record["tokens"])
+    assert any(row["with positions"] < 0.9999 for row in record["tokens"])
+    assert record["largest_difference"] < 1e-12
+
+
+def test_positions_have_a_page_of_their_own(run: Run, tiny_model: Path) -> None:
+    run("attend", "--positions", "-m", tiny_model, "--html", "places.html", "--format", "csv")
+    page = Path("places.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4
+    assert "the order of the words is lost" in page
+
+
+@pytest.fixture(scope="module")
+def denoiser(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The tiny model with a decoder of random weights."""
+    model = load_checkpoint(tiny_model)
+    torch.manual_seed(5)
+    decoder = TransformerDecoder(model.encoder.config, DecoderConfig(num_layers=1))
+    with torch.no_grad():
+        decoder.bias[model.tokenizer.sep_id] = -20
+    folder = tmp_path_factory.mktemp("models") / "denoiser"
+    save_checkpoint(folder, replace(model, name="denoiser", decoder=decoder), dtype=torch.float32)
+    return folder
+
+
+def test_decoder_shows_one_step_of_it(run: Run, denoiser: Path) -> None:
+    arguments = ["attend", "The bank lent money.", "--decoder", "--step", "3", "-m", denoiser]
+    shown = run(*arguments).stdout
+    assert "layer 1, masked self-attention" in shown
+    assert "the sentence's vector (encoder-decoder)  1.000" in shown.replace("   ", "  ")
+    assert "what comes next" in shown
+    record = run(*arguments, "--format", "json").json
+    step = decoder_step(load_checkpoint(denoiser), "The bank lent money.", step=3)
+    assert record["tokens"] == list(step.tokens)
+    assert len(record["tokens"]) == 3
+    weights = record["layers"][0]["self_attention"]["weights"]
+    np.testing.assert_allclose(weights, step.layers[0].look_back.weights, atol=1e-6)
+    assert record["layers"][0]["self_attention"]["scaled"][0][0][1] is None  # -inf: it may not look ahead
+    assert record["next"][0]["token"] == step.likeliest[0][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--worked", "--positions"], 2, "are three views: choose one"),
+        (["the bank", "--step", "2"], 2, "--step does nothing without --decoder"),
+        (["a", "b", "--positions"], 2, "--positions shows one sentence at a time"),
+        (["the bank", "--decoder", "--head", "1"], 2, "--head does nothing with --decoder"),
+        (["the bank", "--decoder", "--html", "x.html"], 2, "--html does nothing with --decoder"),
+        (["the bank", "--decoder"], 1, "tiny has no decoder"),
+        (["the bank", "--seed", "2"], 2, "--seed does nothing without --worked or --positions"),
+    ],
+)
+def test_views_that_do_not_go_together_are_refused(
+    run: Run, tiny_model: Path, arguments: list[str], code: int, message: str
+) -> None:
+    assert message in run("attend", *arguments, "-m", tiny_model, code=code).stderr
