@@ -23,8 +23,9 @@ from ctxembed.model.encoder import EncoderLayer, TransformerEncoder
 
 BLOCK = 2048
 """Tokens computed together; texts longer than that make a block of their own."""
-SMALL = 32
-"""Rows of the blocks of a short input, a query, say: used where they give the same bits as BLOCK rows do."""
+SMALL, UNITS = 32, (4, 32)
+"""Rows of the blocks of a short input, a query, say, and what the rows of its last block are a multiple of: the finest
+that gives the same bits as BLOCK rows do."""
 SMALL_LIMIT = 256
 """Inputs of more tokens are faster as one block."""
 
@@ -41,7 +42,9 @@ class InferenceEncoder:
         self.encoder = encoder
         self.block = max(BLOCK, encoder.config.max_length)
         self._layers = [_Layer(cast(EncoderLayer, layer)) for layer in encoder.layers]
-        self._small = all(part.has_equal_bits(self.block) for part in self._layers[0].linears)
+        linears = self._layers[0].linears
+        equal = (unit for unit in UNITS if all(part.has_equal_bits(unit, self.block) for part in linears))
+        self._unit = next(equal, self.block)
 
     def __call__(
         self,
@@ -63,7 +66,8 @@ class InferenceEncoder:
             Token vectors (N, D).
         """
         count, config = len(token_ids), self.encoder.config
-        rows = -(-count // SMALL) * SMALL if self._small and count <= SMALL_LIMIT else self.block
+        unit = self._unit if count <= SMALL_LIMIT else self.block
+        rows = -(-count // unit) * unit
         positions = torch.cat([torch.arange(length) for length in lengths]).to(token_ids.device)  # (N,)
         embedded = self.encoder.embedding(token_ids, positions)  # (N, D)
         hidden = functional.pad(embedded, (0, 0, 0, rows - count))  # (R, D)
@@ -189,14 +193,16 @@ class _Linear:
         cut = [(rows[i : i + step], None if plus is None else plus[i : i + step]) for i in parts]
         return torch.cat([self._product(*pair) for pair in cut])
 
-    def has_equal_bits(self, block: int) -> bool:
-        """Tell whether SMALL rows alone give the bits that they give among ``block`` rows."""
+    def has_equal_bits(self, unit: int, block: int) -> bool:
+        """Tell whether any multiple of ``unit`` rows up to SMALL gives alone the bits it gives among ``block`` rows."""
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn(block, self._weight.size(1), generator=generator).to(self._weight)
         with torch.inference_mode():
             whole = self._product(rows, None)
-            places = (0, SMALL, block - SMALL)
-            return all(torch.equal(self._product(rows[i : i + SMALL], None), whole[i : i + SMALL]) for i in places)
+            parts = [
+                slice(start, start + size) for size in range(unit, SMALL + 1, unit) for start in (0, size, block - size)
+            ]
+            return all(torch.equal(self._product(rows[part], None), whole[part]) for part in parts)
 
     def _product(self, rows: Tensor, plus: Tensor | None) -> Tensor:
         result: Tensor

@@ -24,8 +24,10 @@ from ctxembed.runtime import environment
 from ctxembed.training import distributed
 from ctxembed.training.batches import padded_width
 from ctxembed.training.plans import Plan, Preparation
+from ctxembed.training.progress import DivergedError
 from ctxembed.training.start import Start
-from ctxembed.training.trainer import METRICS_FILE, STATE_FILE, DivergedError, Part, Report, Trainer
+from ctxembed.training.state import METRICS_FILE, STATE_FILE
+from ctxembed.training.trainer import Part, Report, Trainer
 
 RUN_FOLDER = ".run"
 LAST_GOOD = "last-good"

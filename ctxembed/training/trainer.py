@@ -8,7 +8,6 @@ adjusted are kept beside them in float32.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,28 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctxembed.config import TrainingConfig, check, to_mapping
-from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.model.checkpoint import Checkpoint, checkpoint_modules
 from ctxembed.model.device import is_bfloat16_fast
-from ctxembed.runtime import atomic_path, keep_memory
+from ctxembed.runtime import keep_memory
 from ctxembed.training import distributed
 from ctxembed.training.batches import micro_batches, plan_epoch, split_rows
 from ctxembed.training.objectives.base import Objective
+from ctxembed.training.progress import Progress, learning_rate_at
+from ctxembed.training.state import METRICS_FILE, append_metrics, forget_later_metrics, read_state, write_state
 
-STATE_FILE, METRICS_FILE = "state.safetensors", "metrics.jsonl"
 HELD_OUT_FRACTION, HELD_OUT_MOST = 0.01, 1000
-PROBE_STEPS = 40
-"""Most steps after which a budget's forecast is made, from the later half of them: the first prepare their kernels."""
-PROBE_LEAST, PROBE_FRACTION = 10, 0.05
-"""A forecast needs so many steps, and comes then when so much of the budget has gone by."""
-SMOOTHING = 0.98
-"""Of the running mean of the loss by which divergence is told."""
 
 Report = Callable[[Mapping[str, float]], None]
-
-
-class DivergedError(InvalidInputError):
-    """The loss left the finite numbers, or rose far above where it had been."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +43,6 @@ class Part:
     """Of the tokens of each step."""
     weight: float = 1.0
     """Of its loss in the sum."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    """Optimiser steps done."""
-    tokens: int = 0
-    """Real tokens seen, padding excluded."""
-    seconds: float = 0.0
-    """Time spent, over all resumed pieces."""
-    prepared: float = 0.0
-    """Of these, what was spent before the first step."""
-    smooth_loss: float | None = None
-    """Running mean of the loss."""
-    best_loss: float = math.inf
-    """Lowest running mean so far."""
-
-
-def learning_rate_at(done: float, config: TrainingConfig) -> float:
-    """Return the learning rate when a part of the run is done: linear warm-up, then half a cosine down to 0.
-
-    >>> config = TrainingConfig(learning_rate=1.0, warmup_fraction=0.1)
-    >>> [round(learning_rate_at(done, config), 3) for done in (0.05, 0.1, 0.55, 1.0)]
-    [0.5, 1.0, 0.5, 0.0]
-    """
-    warmup = config.warmup_fraction
-    if done < warmup:
-        return config.learning_rate * done / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
 
 
 class Trainer:
@@ -178,17 +136,17 @@ class Trainer:
                 f"budget = {config.budget}: preparing took {self.progress.prepared:.1f} seconds, raise it",
             )
         probe = [(self.progress.seconds, self.progress.tokens)]
-        done = self._done()
+        done = self.progress.done(config)
         while done < 1:
             metrics = self._step(streams, done)
             self._tell_time(before)
-            step, done = self.progress.step, self._done()
+            step, done = self.progress.step, self.progress.done(config)
             self._log(metrics)
             if report is not None:
                 report({**metrics, "step": float(step), "done": done})
             if config.budget is not None and forecast is None:
                 probe.append((self.progress.seconds, self.progress.tokens))
-                forecast = self._forecast(probe, step)
+                forecast = self.progress.forecast(probe, config.budget)
                 if forecast and tell:
                     tell(f"forecast: {forecast[0]:,} steps and {forecast[1]:,} tokens in {config.budget:,.0f} s")
             if step % config.eval_every == 0 or done >= 1:
@@ -230,18 +188,14 @@ class Trainer:
                 self._networks[name].copy_(weight)
 
     def save(self) -> None:
-        """Write all that is needed to go on, in one file that appears whole or not at all."""
-        from safetensors.torch import save_file
-
+        """Write all that is needed to go on into the folder."""
         if distributed.rank() != 0:
             return
         tensors = {f"weight.{name}": weight.detach() for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
             state = self._optimiser.state[weight]
             tensors[f"first.{name}"], tensors[f"second.{name}"] = state["exp_avg"], state["exp_avg_sq"]
-        metadata = {"progress": json.dumps(vars(self.progress)), "settings": json.dumps(self.settings)}
-        with atomic_path(self.folder / STATE_FILE) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), metadata)
+        write_state(self.folder, tensors, self.progress, self.settings)
 
     def resume(self) -> bool:
         """Take up the run that the folder holds; false if nothing was saved yet.
@@ -250,20 +204,12 @@ class Trainer:
             InvalidInputError: If the run was started with other settings.
             ArtifactError: If its state cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
-        file = self.folder / STATE_FILE
-        if file.exists():
-            try:
-                with safe_open(str(file), framework="pt") as state:
-                    metadata = state.metadata()
-                    tensors = {name: state.get_tensor(name) for name in state.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise ArtifactError(f"{file} cannot be read ({error}): delete {self.folder} and start anew") from error
-            _refuse_other_settings(json.loads(metadata["settings"]), self.settings)
-            self._restore(tensors, Progress(**json.loads(metadata["progress"])))
-        self._forget_later_metrics()
-        return file.exists()
+        state = read_state(self.folder, self.settings)
+        if state is not None:
+            self._restore(*state)
+        if distributed.rank() == 0:
+            forget_later_metrics(self.metrics_file, self.progress.step)
+        return state is not None
 
     def _restore(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         self.progress = progress
@@ -327,7 +273,7 @@ class Trainer:
                 results.append(figures)
             metrics |= {f"{name}{self._marks[number]}": value for name, value in _means(results).items()}
         norm = self._gradients()
-        self._watch(metrics["loss"], norm)
+        self.progress.watch(metrics["loss"], norm, learning_rate=config.learning_rate)
         first = 1 / config.max_steps if config.budget is None else 0.0
         rate = learning_rate_at(done + 0.5 * (done / step if step else first), config)  # at the middle of the step
         for group in self._optimiser.param_groups:
@@ -367,59 +313,13 @@ class Trainer:
         distributed.add_gradients(self._weights.values())
         return nn.utils.clip_grad_norm_(self._weights.values(), self.config.clip_norm).item()
 
-    def _watch(self, loss: float, norm: float) -> None:
-        """Stop a run that has gone wrong."""
-        progress = self.progress
-        where = f"at step {progress.step + 1}: lower learning_rate ({self.config.learning_rate})"
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss became {loss} {where}")
-        if not math.isfinite(norm):
-            raise DivergedError(f"the gradient's norm became {norm} {where}")
-        smooth = loss if progress.smooth_loss is None else SMOOTHING * progress.smooth_loss + (1 - SMOOTHING) * loss
-        progress.smooth_loss, progress.best_loss = smooth, min(progress.best_loss, smooth)
-        if smooth > 1 + 1.5 * progress.best_loss:
-            raise DivergedError(f"the loss rose from {progress.best_loss:.3g} to {smooth:.3g} (running means) {where}")
-
     def _tell_time(self, before: float) -> None:
         """Note the time spent, in all pieces of the run and by the first process's clock."""
         self.progress.seconds = distributed.from_first(before + time.perf_counter() - self._started, self.device)
 
-    def _done(self) -> float:
-        """Return which part of the training is done; 1 or more when it is over."""
-        budget, prepared = self.config.budget, self.progress.prepared
-        if budget is not None:
-            return (self.progress.seconds - prepared) / (budget - prepared)
-        return self.progress.step / self.config.max_steps
-
-    def _forecast(self, probe: Sequence[tuple[float, int]], step: int) -> tuple[int, int] | None:
-        """Return steps and tokens that the budget allows, once enough steps have been timed."""
-        budget, steps = self.config.budget or 0.0, len(probe) - 1
-        if steps < PROBE_LEAST or (steps < PROBE_STEPS and probe[-1][0] - probe[0][0] < PROBE_FRACTION * budget):
-            return None
-        middle = probe[steps // 2]
-        seconds, tokens = probe[-1][0] - middle[0], probe[-1][1] - middle[1]
-        rest = (budget - probe[-1][0]) / max(seconds, 1e-9)
-        return round(step + rest * (steps - steps // 2)), round(self.progress.tokens + rest * tokens)
-
     def _log(self, metrics: Mapping[str, float]) -> None:
-        if distributed.rank() != 0:
-            return
-        progress = self.progress
-        line: dict[str, float] = {"step": progress.step}
-        line |= {name: float(f"{value:.6g}") for name, value in metrics.items()}
-        line |= {"tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-
-    def _forget_later_metrics(self) -> None:
-        """Drop lines that the killed run wrote after its last checkpoint: those steps are done again."""
-        file = self.metrics_file
-        if not file.exists() or distributed.rank() != 0:
-            return
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.progress.step]
-        with atomic_path(file) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        if distributed.rank() == 0:
+            append_metrics(self.metrics_file, metrics, self.progress)
 
 
 def _marks(kinds: Sequence[str]) -> list[str]:
@@ -435,23 +335,3 @@ def _means(results: list[dict[str, float]]) -> dict[str, float]:
     """Average each metric over the results that have it."""
     names = dict.fromkeys(name for result in results for name in result)
     return {name: float(np.mean([result[name] for result in results if name in result])) for name in names}
-
-
-FREE_SETTINGS = ("eval_every", "save_every")
-"""What a resumed run may have otherwise: it changes nothing that is learned."""
-
-
-def _refuse_other_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, where: str = "") -> None:
-    """Name the first setting that differs, alone however deep it lies."""
-    for name in sorted((before.keys() | now.keys()) - set(FREE_SETTINGS)):
-        old, new = (
-            {str(number): part for number, part in enumerate(value, start=1)} if isinstance(value, list) else value
-            for value in (before.get(name), now.get(name))
-        )
-        if isinstance(old, dict) and isinstance(new, dict):
-            _refuse_other_settings(old, new, where=f"{where}{name}.")
-        elif old != new:
-            raise InvalidInputError(
-                f"the run was started with {where}{name} = {old!r}, now it is {new!r}: "
-                "resume with the same settings, or start another run elsewhere"
-            )

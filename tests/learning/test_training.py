@@ -29,7 +29,8 @@ from ctxembed.training.objectives.base import Loss, Objective
 from ctxembed.training.objectives.contrastive import Contrastive, SimCSE
 from ctxembed.training.objectives.mlm import MaskedBatch, MaskedLanguageModelling, MaskingConfig
 from ctxembed.training.pairs import PairCounts, PairRows
-from ctxembed.training.trainer import DivergedError, Part, Trainer, learning_rate_at
+from ctxembed.training.progress import DivergedError, learning_rate_at
+from ctxembed.training.trainer import Part, Trainer
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer

@@ -96,11 +96,14 @@ def test_without_blocks_of_one_size_a_text_would_not_have_the_same_bits() -> Non
         assert torch.equal(wide(rows, step=32)[:64], wide(rows[:64], step=32))
 
 
-def test_short_inputs_take_whole_blocks_where_small_ones_give_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = encoder()
-    small = InferenceEncoder(network)
-    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda *_: False)
-    whole = InferenceEncoder(network)
+@pytest.mark.parametrize(
+    "equal, tokens, blocks", [(4, 5, {8}), (4, 38, {32, 8}), (32, 5, {32}), (32, 38, {32}), (0, 5, {2048})]
+)
+def test_short_inputs_take_the_smallest_blocks_that_give_equal_bits(
+    monkeypatch: pytest.MonkeyPatch, equal: int, tokens: int, blocks: set[int]
+) -> None:
+    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda _, unit, __: 0 < equal <= unit)
+    network = InferenceEncoder(encoder())
     seen: list[int] = []
     product = inference._Linear._product
 
@@ -108,19 +111,18 @@ def test_short_inputs_take_whole_blocks_where_small_ones_give_other_bits(monkeyp
         seen.append(len(rows))
         return product(self, rows, plus)
 
+    rows = texts(tokens)
+    with torch.inference_mode():
+        expected = network.encoder(rows[0][None]).last[0]
     monkeypatch.setattr(inference._Linear, "_product", counted)
-    first = run(small, texts(5))[0]
-    assert set(seen) == {inference.SMALL}
-    seen.clear()
-    second = run(whole, texts(5))[0]
-    assert set(seen) == {whole.block}
-    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run(network, rows)[0], expected, rtol=1e-4, atol=1e-5)
+    assert set(seen) == blocks
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_everything_is_made_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch, positions: str) -> None:
     # The device "meta" has shapes and no values, and refuses tensors of the CPU as a GPU does.
-    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda self, block: False)
+    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda self, unit, block: False)
     config = EncoderConfig(
         vocab_size=50,
         hidden_size=32,
