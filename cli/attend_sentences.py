@@ -125,12 +125,12 @@ def _print_word(view: View, number: int) -> None:
     tokens = list(view.trace.tokens[view.rows])
     for name, matrix in (("Q", steps.query), ("K", steps.key), ("V", steps.value)):
         echo_matrix(f"layer {view.layer}, head {head}: {name} of {names[number]}", matrix[head - 1, view.rows], tokens)
-    scores, weights = _word_scores(view), view.word_weights()[:, number]
+    scores, weights, rolled = _word_scores(view), view.word_weights()[:, number], view.rolled()[number]
     rows = []
     for there, name in enumerate(names):
         row: dict[str, Any] = {"looks at": name, f"score, head {head}": float(scores[head - 1, there])}
         row |= {f"head {each}": float(weights[each - 1, there]) for each in view.heads}
-        rows.append(row | {"mean": float(weights[:, there].mean()), "rollout": float(view.rolled()[number, there])})
+        rows.append(row | {"mean": float(weights[:, there].mean()), "rollout": float(rolled[there])})
     click.echo(f"\nlayer {view.layer}: {names[number]} looks at each word (score = q k / sqrt(d_k); weights by head)")
     print_table(rows)
 

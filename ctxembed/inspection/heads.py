@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctxembed.inspection.recording import Array
-from ctxembed.inspection.trace import Trace, Unit, same_word
+from ctxembed.inspection.trace import Trace, Unit
 from ctxembed.model.pooling import pool_spans
+from ctxembed.text import word_form
 
 LOOKS = ("itself", "previous", "next", "same word", "delimiter", "elsewhere")
 """Where a word's attention can go: every unit is exactly one of these to every other."""
@@ -108,7 +110,7 @@ def head_profiles(trace: Trace) -> list[HeadProfile]:
     units = trace.units
     words = [number for number, unit in enumerate(units) if unit.kind == "word"] or list(range(len(units)))
     tokens = np.concatenate([np.arange(units[number].first, units[number].end) for number in words])
-    groups = np.array([[_look(units, asking, there) for there in range(len(units))] for asking in words])  # (words, U)
+    groups = _groups(units, words)
     sizes = np.array([unit.end - unit.first for unit in units]) / len(trace.tokens)
     even = np.array([np.where(groups == look, sizes, 0).sum(axis=1).mean() for look in range(len(LOOKS))])
     profiles = []
@@ -126,18 +128,24 @@ def head_profiles(trace: Trace) -> list[HeadProfile]:
     return profiles
 
 
-def _look(units: Sequence[Unit], asking: int, there: int) -> int:
-    """Return which of LOOKS unit ``there`` is to unit ``asking``."""
-    if there == asking:
-        return 0
-    if units[there].kind != "word":
-        return 4
-    if there in same_word(units, asking):
-        return 3
+def _groups(units: Sequence[Unit], asking: Sequence[int]) -> NDArray[np.int64]:
+    """Return which of LOOKS each unit is to each unit that asks, (asking, U)."""
     words = [number for number, unit in enumerate(units) if unit.kind == "word"]
-    if there in [number for number in words if number < asking][-1:]:
-        return 1
-    return 2 if there in [number for number in words if number > asking][:1] else 5
+    forms = [word_form(unit.text) if unit.kind == "word" else None for unit in units]
+    groups = np.full((len(asking), len(units)), LOOKS.index("elsewhere"))
+    for row, own in enumerate(asking):
+        for there, form in enumerate(forms):
+            if form is None:
+                groups[row, there] = LOOKS.index("delimiter")
+            elif form == forms[own]:
+                groups[row, there] = LOOKS.index("same word")
+        near = {"previous": [n for n in words if n < own][-1:], "next": [n for n in words if n > own][:1]}
+        for name, places in near.items():
+            for there in places:
+                if forms[there] != forms[own]:
+                    groups[row, there] = LOOKS.index(name)
+        groups[row, own] = LOOKS.index("itself")
+    return groups
 
 
 def layer_vectors(trace: Trace, unit: int) -> Array:

@@ -17,7 +17,7 @@ from ctxembed.inspection.recording import Array, AttentionSteps, Record, array, 
 from ctxembed.model.attention import rotary_angles
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.encoder import EncoderLayer
-from ctxembed.text import word_form, word_spans
+from ctxembed.text import word_spans
 from ctxembed.tokenizer import Offsets, token_ranges
 
 
@@ -185,13 +185,3 @@ def _units(text: str, tokens: Sequence[str], offsets: Offsets) -> tuple[Unit, ..
 def _mark(text: str, offsets: Offsets, place: int) -> Unit:
     start, end = offsets[place].tolist()
     return Unit(text[start:end], place + 1, place + 2, "mark", start)
-
-
-def same_word(units: Sequence[Unit], number: int) -> list[int]:
-    """Return the other units that are the same word as unit ``number``, compared by lookup form."""
-    form = word_form(units[number].text)
-    return [
-        other
-        for other, unit in enumerate(units)
-        if other != number and unit.kind == units[number].kind == "word" and word_form(unit.text) == form
-    ]

@@ -19,6 +19,7 @@ from ctxembed.inspection.heads import (
     CAUTION,
     LOOKS,
     by_words,
+    cosines,
     head_profiles,
     layer_vectors,
     leaving_the_static,
@@ -156,6 +157,7 @@ def write_lesson_page(
     ]
     parts += _stepper(sentences, steps)
     parts += [_whole_network(trace, unit) for trace, unit in views]
+    parts += _side_by_side(views)
     parts += positions_sections(positions) if positions is not None else []
     parts.append(section("What attention does not say", paragraph(CAUTION)))
     title = f"Inside the Transformer: {views[0][0].text}"
@@ -272,6 +274,31 @@ def _step_section(number: int, step: Step, sentences: Sequence[Mapping[str, Any]
         '<section class="step" data-step="{0}" aria-labelledby="step-{0}">'
         '<h2 id="step-{0}" tabindex="-1">{1}. {2}</h2>{3}\n{4}{5}</section>'
     ).format(number, number + 1, step.title, paragraph(step.text), places, picture)
+
+
+def _side_by_side(views: Sequence[tuple[Trace, int | None]]) -> list[Markup]:
+    """Return how alike the uses of the marked words are in each layer: the first with each of the others."""
+    uses = [(trace, unit) for trace, unit in views if unit is not None]
+    if len(uses) < 2:
+        return []
+    first, *others = (layer_vectors(trace, unit) for trace, unit in uses)
+    series = {
+        f"{trace.units[unit].text} in: {trace.text}": list(enumerate(map(float, cosines(first, other))))
+        for (trace, unit), other in zip(uses[1:], others, strict=True)
+    }
+    trace, unit = uses[0]
+    return [
+        section(
+            "Side by side",
+            lines(
+                series,
+                x_label="layer",
+                y_label="cosine",
+                caption=f"Cosine with {trace.units[unit].text} in: {trace.text}. In the embedding layer the uses of a "
+                "word differ by their place at most; what parts them then is their context, layer by layer.",
+            ),
+        )
+    ]
 
 
 def _whole_network(trace: Trace, unit: int | None) -> Markup:

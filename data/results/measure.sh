@@ -67,9 +67,19 @@ PY
   ctxembed info --format json >> "$log"
 }
 
-training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
+training-scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
+  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-190}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
+    > "$here/scaling.txt"
+}
+
+speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
+}
+
+scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
+  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-190}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
+    > "$here/scaling.txt"
 }
 
 speed() { # text to sentence vectors beside other libraries with the same weights, and the model that ships beside them
