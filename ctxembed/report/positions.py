@@ -57,7 +57,7 @@ def positions_sections(report: PositionReport) -> list[Markup]:
                 kinds,
                 x_label="distance of two places",
                 y_label="cosine",
-                caption="How alike two places are: near places are more alike than distant ones.",
+                caption="How alike two places are: near ones more than distant ones, by and large.",
             ),
             details("the tables themselves", *pictures),
         ),
