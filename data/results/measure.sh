@@ -99,6 +99,18 @@ embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-o
   done > "$here/embeddings.jsonl"
 }
 
+reconstruction() { # what one vector remembers: every fifth sentence of the sample corpus, none of which the denoiser was trained on
+  awk 'NR % 5 == 1' "$here/../corpora/sample.txt" > "$RUN/sentences-to-rebuild.txt"
+  ctxembed reconstruct - --format jsonl < "$RUN/sentences-to-rebuild.txt" > "$RUN/rebuilt.jsonl"
+  ctxembed info --format json > "$RUN/environment.json"
+  python3 - "$RUN/rebuilt.jsonl" "$RUN/environment.json" > "$here/reconstruction.json" <<'PY'
+import json, statistics, sys
+rows = [json.loads(line) for line in open(sys.argv[1])]
+means = {name: round(statistics.mean(row[name] for row in rows), 4) for name in ("overlap", "cosine")}
+json.dump({"sentences": len(rows), "mean": means, "first": rows[:12], "environment": json.load(open(sys.argv[2]))}, sys.stdout, indent=2)
+PY
+}
+
 import-parity() { # an imported model beside its original in transformers and sentence-transformers (which must be installed)
   local original="$TEACHERS/all-MiniLM-L6-v2" imported="$RUN/imported"
   rm -rf "$imported"
