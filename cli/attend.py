@@ -25,7 +25,7 @@ OF_SENTENCES = ("layer", "head", "word", "model")
 @click.argument("sentences", nargs=-1, metavar="[SENTENCE...]")
 @click.option("--worked", is_flag=True, help="The worked example THE CAT SAT, every matrix of it; needs no SENTENCE.")
 @click.option("--positions", is_flag=True, help="What says where a token stands, and the sentence without it.")
-@click.option("--decoder", is_flag=True, help="One step of the decoder of a model of `ctxembed train denoise`.")
+@click.option("--decoder", is_flag=True, help="One step of the denoiser that ships, or of one from `train denoise`.")
 @click.option("--step", type=int, default=4, show_default=True, help="The token that --decoder is about to write.")
 @click.option("--layer", type=int, default=-1, show_default=True, help="Encoder layer to show, from 1; -1 is the last.")
 @click.option("--head", type=click.IntRange(min=1), help="Head to show, from 1; all side by side by default.")
@@ -72,7 +72,7 @@ def attend(
       ctxembed attend "My name is Vicky and I play cricket" --word play --layer 2
       ctxembed attend "the [bank] of the river" "the [bank] lent money" --html bank.html
       ctxembed attend "The dog bit the man." --positions
-      ctxembed attend "The ferry left at dawn." --decoder -m denoiser/
+      ctxembed attend "The ferry left at dawn." --decoder
     """
     if worked + positions + decoder > 1:
         raise click.UsageError("--worked, --positions and --decoder are three views: choose one")

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-
-from ctxembed.config import DecoderConfig
-from ctxembed.model.checkpoint import load_checkpoint, save_checkpoint
-from ctxembed.model.decoder import TransformerDecoder
 
 from .test_scaling import small  # noqa: F401
 
@@ -26,17 +20,6 @@ TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?m)^    \$ ctxembed (.+)\n((?:    (?!\$).*\n)*)", TEXT)
 
 
-@pytest.fixture
-def denoiser(tiny_model: Path, tmp_path: Path) -> None:
-    """A tiny denoiser in the folder that the page names."""
-    model = load_checkpoint(tiny_model)
-    torch.manual_seed(5)
-    decoder = TransformerDecoder(model.encoder.config, DecoderConfig(num_layers=1))
-    with torch.no_grad():
-        decoder.bias[model.tokenizer.sep_id] = -20
-    save_checkpoint(tmp_path / "denoiser", replace(model, name="denoiser", decoder=decoder), dtype=torch.float32)
-
-
 def test_page_has_a_block_for_each_section() -> None:
     sections = re.split(r"(?m)^## ", TEXT)[1:]
     assert len(sections) == 8
@@ -47,7 +30,7 @@ def test_page_has_a_block_for_each_section() -> None:
 
 
 @pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command for command, _ in BLOCKS])
-@pytest.mark.usefixtures("denoiser", "small", "shipped_models")
+@pytest.mark.usefixtures("small", "shipped_models")
 def test_command_prints_what_the_page_shows(run: Run, command: str, shown: str) -> None:
     arguments = shlex.split(command)
     if arguments[:2] == ["bench", "scaling"]:
