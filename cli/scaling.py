@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ctxembed.evaluation.scaling import ScalingResult, ScalingTrial
 
 FULL: dict[str, Any] = {
+    "width": 128,
+    "growth_rows": None,
     "lengths": (16, 32, 64, 128, 256, 512),
     "writing": (16, 64, 128),
     "memory": (256, 1024, 4096, 8192),
@@ -27,7 +29,7 @@ FULL_BUDGET = 1800.0
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]")
 @click.option("--budget", type=click.FloatRange(min=1), help="Seconds for all parts; 270, or 1800 with --full.")
 @click.option("--full", is_flag=True, help="More lengths and half an hour: for figures that are kept.")
-@click.option("--width", type=click.IntRange(min=32), default=128, show_default=True, help="Width of both models.")
+@click.option("--width", type=click.IntRange(min=32), help="Width of both models; 64, or 128 with --full.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write JSON."
 )
@@ -42,7 +44,7 @@ def scaling(
     inputs: tuple[str, ...],
     budget: float | None,
     full: bool,
-    width: int,
+    width: int | None,
     output: Path | None,
     plot: Path | None,
     threads: int | None,
@@ -77,7 +79,9 @@ def scaling(
     if not inputs:
         refuse_idle(READING, "without INPUT")
     sources = inputs or (str(data_directory() / "corpora" / "sample.txt"),)
-    settings = {**(FULL if full else {}), "width": width, "seed": seed}
+    settings = {**(FULL if full else {}), "seed": seed}
+    if width is not None:
+        settings["width"] = width
     if budget is not None or full:
         settings["budget"] = budget or FULL_BUDGET
     trial = ScalingTrial(**settings)

@@ -68,7 +68,7 @@ PY
 }
 
 training-scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
-  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-190}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
+  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-150}" --threads "${THREADS:-1}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
     > "$here/scaling.txt"
 }
 
@@ -78,7 +78,7 @@ speed() { # tokens a second of masked-language training, and the loss after equa
 }
 
 scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
-  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-190}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
+  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-150}" --threads "${THREADS:-1}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
     > "$here/scaling.txt"
 }
 
