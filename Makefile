@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all the set-up there is: each makes .venv and installs what is missing first.
-.PHONY: demo test lint format data wheel-test clean
+.PHONY: demo test torture lint format data wheel-test clean
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -10,6 +10,11 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/pytest
 	$(BIN)/pytest --doctest-modules ctxembed --import-mode=prepend -q
+
+# Changes to an index, killed at random moments: KILLS times for each kind.
+KILLS ?= 300
+torture: .venv/installed-dev
+	$(BIN)/python tests/learning/test_index_killed.py $(KILLS) | tee data/results/torture.txt
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import click
 
 from ctxembed.errors import InvalidInputError
 
-from .compare import expand_stdin
+from .compare_uses import expand_stdin
 from .options import model_option, refuse_idle, seed_option
 from .output import emit, format_option, say
 

@@ -43,7 +43,7 @@ class View:
         """
         from ctxembed.inspection.trace import trace_sentence
 
-        from .compare import read_usage
+        from .compare_uses import read_usage
 
         usage = None
         if word is not None:

@@ -11,7 +11,8 @@ import click
 from ctxembed.runtime import data_directory
 from ctxembed.text import parse_usage
 
-from .compare import SAMPLE_CORPUS, Names, load_background, print_comparison
+from .compare import SAMPLE_CORPUS, load_background
+from .compare_output import print_findings
 from .options import load_embedder, load_static, report_encoder, runtime_options
 from .output import print_table, say
 from .progress import document_bar
@@ -36,7 +37,7 @@ def demo(device: str) -> None:
       ctxembed demo
     """
     from ctxembed.corpus import Corpus
-    from ctxembed.meaning.compare import compare_usages
+    from ctxembed.meaning.compare import Findings, compare_usages
     from ctxembed.search import SemanticSearch
 
     started = time.perf_counter()
@@ -60,10 +61,10 @@ def demo(device: str) -> None:
         "3. One word in four contexts, beside its static lookup",
         'ctxembed compare "the [bank] of the river" "the [bank] lent money"',
     )
-    background = load_background(encoder, ())
+    background = load_background(encoder)
     usages = [parse_usage(use) for use in USES]
     result = compare_usages(usages, encoder=encoder, static=static, background=background)
-    print_comparison(result, Names(model=encoder.name, static=static.name, background=SAMPLE_CORPUS))
+    print_findings(Findings(comparison=result, model=encoder.name, static_model=static.name, background=SAMPLE_CORPUS))
     click.echo(
         "\nThe static lookup gives every use of a word the same vector; in context, riverside and money uses part."
         "\n\nNow with your own files:"

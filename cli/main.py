@@ -20,10 +20,14 @@ COMMANDS = {
     "index": "index",
     "search": "search",
     "compare": "compare",
+    "neighbours": "neighbours",
+    "senses": "senses",
+    "shift": "shift",
     "attend": "attend",
     "reconstruct": "reconstruct",
     "bench": "bench",
     "import": "importing",
+    "export": "static",
     "info": "info",
 }
 """Each command and the file of this folder that holds it."""

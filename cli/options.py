@@ -167,6 +167,68 @@ def reading_options(command: F) -> F:
     )(run)  # type: ignore[return-value]
 
 
+def vector_input(inputs: tuple[str, ...]) -> Path | None:
+    """Return the input if it is vectors, not text.
+
+    Raises:
+        InvalidInputError: If vectors are mixed with other inputs.
+    """
+    vectors = [Path(name) for name in inputs if name.endswith(".npy") or (Path(name) / "manifest.json").is_file()]
+    if not vectors:
+        return None
+    if len(inputs) > 1:
+        raise InvalidInputError(f"{vectors[0]} holds vectors and must be the only input: build one index from it alone")
+    return vectors[0]
+
+
+def parse_bytes(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a size: a number of bytes, or one with K, M or G behind it (of 1024 each)."""
+    if value is None:
+        return None
+    factor = {"K": 2**10, "M": 2**20, "G": 2**30}.get(value[-1:].upper())
+    try:
+        return int(float(value[:-1]) * factor) if factor else int(value)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is no size: write 500M or 2G", param=parameter) from error
+
+
+def kind_options(command: F) -> F:
+    """Add the options of vector indexes; the command receives them as one ``options: IndexOptions``."""
+
+    @functools.wraps(command)
+    def run(*args: Any, kind: str, min_recall: float, max_memory: int | None, storage: Any, **kwargs: Any) -> Any:
+        from ctxembed.index_kinds import IndexOptions
+
+        chosen = IndexOptions(kind=kind, min_recall=min_recall, max_memory=max_memory, storage=storage)
+        return command(*args, options=chosen, **kwargs)
+
+    return stacked(
+        click.option(
+            "--kind",
+            default="auto",
+            show_default=True,
+            help="auto, flat, hnsw, ivf-sq8, ivf-pq, or a FAISS factory string such as IVF4096,SQ8.",
+        ),
+        click.option(
+            "--min-recall",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=0.95,
+            show_default=True,
+            help="Share of the ten nearest rows to find.",
+        ),
+        click.option(
+            "--max-memory", callback=parse_bytes, metavar="SIZE", help="What searching may keep in memory: 500M, 2G."
+        ),
+        click.option(
+            "--storage",
+            type=click.Choice(["float32", "float16"]),
+            default="float32",
+            show_default=True,
+            help="How exact vectors are kept.",
+        ),
+    )(run)  # type: ignore[return-value]
+
+
 def require_free(path: Path) -> None:
     """Refuse an output that would replace something; an empty folder is free.
 
@@ -224,7 +286,7 @@ def load_static(path: str | None) -> StaticVectors:
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:
     """Load what -m names: an encoder, static vectors, or ``hf:FOLDER`` for a local Hugging Face model."""
     is_foreign = model is not None and model.startswith("hf:")
-    is_static = model is not None and (Path(model) / "words.txt").exists()
+    is_static = model is not None and (Path(model).is_file() or (Path(model) / "words.txt").exists())
     if (is_foreign or is_static) and chosen_precision() != "auto":
         say(f"--precision does nothing with {model}")
     if model is not None and is_foreign:
@@ -236,7 +298,7 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
     return load_embedder(model, device=device, on_long=on_long)
 
 
-def report_encoder(encoder: Encoder) -> None:
+def report_encoder(encoder: object) -> None:
     """Tell once what a run was computed with, and what it met."""
     from ctxembed.embedder import Embedder
 
@@ -248,9 +310,10 @@ def report_encoder(encoder: Encoder) -> None:
     report_long(encoder)
 
 
-def report_long(encoder: Encoder) -> None:
+def report_long(encoder: object) -> None:
     """Tell how many texts did not fit the model's window, and whether anything was lost."""
     long = getattr(encoder, "long_texts", None)  # static vectors have no window
     if long is not None and long.texts:
         fate = f"cut, {long.lost_tokens:,} tokens lost" if long.lost_tokens else "windowed, no token lost"
-        say(f"{long.texts:,} texts were longer than the window of {encoder.name}: {fate}")
+        name = getattr(encoder, "name", "the model")
+        say(f"{long.texts:,} texts were longer than the window of {name}: {fate}")

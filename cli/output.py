@@ -50,7 +50,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         number = isinstance(value, int | float)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row.values()))
+        table.add_row(*(value if isinstance(value, Text) else Text(cell(value)) for value in row.values()))
     console.print(table)
 
 
@@ -60,6 +60,8 @@ def cell(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, Mapping):
         return "  ".join(f"{key}={inner}" for key, inner in value.items() if inner not in (None, ""))
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
     return "" if value is None else str(value)
 
 
@@ -86,7 +88,7 @@ def _emit_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         writer.writerow(
             {
-                key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+                key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list) else value
                 for key, value in row.items()
             }
         )

@@ -8,7 +8,7 @@ import click
 
 from ctxembed.errors import InvalidInputError
 
-from .compare import expand_stdin
+from .compare_uses import expand_stdin
 from .options import chosen_precision, model_option, report_encoder, runtime_options
 from .output import emit, format_option
 

@@ -11,23 +11,16 @@ import click
 from .options import (
     READING,
     hardware_options,
-    inputs_argument,
-    open_corpus,
     reading_options,
     refuse_idle,
-    require_free,
     resume_option,
-    seed_option,
 )
 from .output import say
+from .static import documents_option, static
 from .training import budget_option, model_options, objective_options, output_option, run, surroundings, train_one
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
-
-documents_option = click.option(
-    "--max-documents", type=click.IntRange(min=1), help="Learn from a seeded sample of so many documents."
-)
 
 
 @click.group()
@@ -37,6 +30,9 @@ def train() -> None:
     Every command that makes an encoder writes metrics.jsonl while it runs and goes on after a kill with the
     same command and --resume. With --from it goes on from a model instead of beginning anew.
     """
+
+
+train.add_command(static)
 
 
 @train.command()
@@ -270,59 +266,6 @@ def recipe(
         say(f"{recipe} is in order: {len(checked.plans)} objectives on {', '.join(checked.inputs) or 'vector folders'}")
         return
     run(checked, output=output, resume=resume, device=device, started=started)
-
-
-@train.command()
-@inputs_argument
-@output_option
-@click.option("--dimension", type=int, default=100, show_default=True, help="Width of the vectors.")
-@click.option("--window", type=int, default=5, show_default=True, help="Most words between a word and its neighbour.")
-@click.option("--min-count", type=int, default=5, show_default=True, help="A word must occur so often.")
-@click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the corpus.")
-@click.option(
-    "--algorithm",
-    type=click.Choice(["skip-gram", "cbow"]),
-    default="skip-gram",
-    show_default=True,
-    help="Word2Vec's two forms.",
-)
-@click.option("--max-vocabulary", type=int, help="Keep only so many words, the most frequent.")
-@documents_option
-@click.option(
-    "--workers", type=int, default=1, show_default=True, help="Training threads; only with 1 are two runs equal."
-)
-@reading_options
-@seed_option
-def static(
-    inputs: tuple[str, ...], output: Path, max_documents: int | None, reading: ReadOptions, seed: int, **settings: Any
-) -> None:
-    """Train Word2Vec on the same text and the same words: the static vectors to compare with.
-
-    \b
-    Example:
-      ctxembed train static corpus.txt -o static/
-    """
-    from ctxembed.corpus import sample_documents
-    from ctxembed.word2vec import StaticConfig, StaticProgress, train_static
-
-    config = StaticConfig(seed=seed, **settings)
-    require_free(output)
-    corpus = open_corpus(inputs, reading)
-    # Several passes are made over it, so a sample is kept.
-    documents = corpus if max_documents is None else sample_documents(corpus, size=max_documents, seed=seed)
-    shown = -1
-
-    def tell(progress: StaticProgress) -> None:
-        nonlocal shown
-        if progress.epoch != shown:
-            shown = progress.epoch
-            done = f"epoch {progress.epoch}/{progress.num_epochs}" if progress.epoch else "reading"
-            say(f"{done}: {progress.documents:,} documents, {progress.tokens:,} words")
-
-    vectors = train_static(documents, config=config, on_progress=tell)
-    say(corpus.counts.summary())
-    vectors.save(output)
-    say(f"{output}: {len(vectors):,} words of width {vectors.dimension}")
 
 
 def _train_on_text(

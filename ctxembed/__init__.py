@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ctxembed._version import __version__
 
 if TYPE_CHECKING:
+    from ctxembed.calibration import Calibration
     from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.embedder import Embedder
     from ctxembed.errors import ArtifactError, CtxEmbedError, InvalidInputError, MissingInputError, MissingLibraryError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ctxembed.vectors import VectorFolder
 
 _HOMES = {
+    "ctxembed.calibration": ("Calibration",),
     "ctxembed.corpus": ("Corpus", "ReadOptions"),
     "ctxembed.embedder": ("Embedder",),
     "ctxembed.errors": (
@@ -48,6 +50,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ArtifactError",
+    "Calibration",
     "Corpus",
     "CtxEmbedError",
     "Document",

@@ -133,6 +133,11 @@ class Embedder:
         return {"precision": self.precision, "on_long": self._on_long}
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """The model itself: the encoder on its device in its number format, heads as they were loaded."""
+        return self._checkpoint
+
+    @property
     def tokenizer(self) -> SubwordTokenizer:
         """The model's tokenizer."""
         return self._checkpoint.tokenizer

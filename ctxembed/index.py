@@ -1,7 +1,12 @@
-"""Nearest neighbours by inner product: FAISS behind one class that turns its traps into clear errors."""
+"""Nearest neighbours by inner product: FAISS behind one class that turns its traps into clear behaviour."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -9,110 +14,171 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.runtime import atomic_path, existing
+from ctxembed.index_files import BLOCK_ROWS, ExactVectors, save_faiss, train_and_add, write_vectors
+from ctxembed.index_kinds import IndexOptions, plan_index
+from ctxembed.index_records import IndexFile, IndexRecord
+from ctxembed.index_search import Mask, Searcher
+from ctxembed.index_tuning import held_out, measure, training_sample, true_neighbours, tune
+from ctxembed.runtime import existing, synced, write_json
 from ctxembed.types import Vectors
-from ctxembed.vectors import checked_vectors
+from ctxembed.vectors import MANIFEST, checked_vectors, read_manifest
+
+FORMAT = "ctxembed-vector-index"
+VERSION = 1
 
 Ids = NDArray[np.int64]
 
 
 class Neighbours(NamedTuple):
-    """What a search found, best first; both arrays have shape (N, k') with k' = min(k, rows in the index)."""
+    """What a search found, best first; both arrays have shape (N, k') with k' = min(k, rows that may be found)."""
 
     scores: Vectors
     ids: Ids
 
 
 class VectorIndex:
-    """Exact inner-product search; on vectors of unit length the scores are cosine similarities."""
+    """Vectors that do not change, searched by inner product; of unit length, the scores are cosine similarities.
 
-    def __init__(self, dimension: int, *, capacity: int = 0) -> None:
-        """Make an empty index.
+    Memory-mapped: opening takes no time that grows with the rows, and several processes share one copy. Scores are
+    those of the exact vectors in every kind.
+    """
+
+    def __init__(self, record: IndexRecord, searcher: Searcher, ids: Ids | None) -> None:
+        self.record = record
+        """Kind, settings, measured recall and latency, files."""
+        self._searcher = searcher
+        self._ids = ids
+        self._by_id: tuple[Ids, Ids] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[Any] | Iterable[NDArray[Any]],
+        ids: Ids | None = None,
+        *,
+        kind: str = "auto",
+        path: str | Path | None = None,
+        dimension: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Index vectors.
 
         Args:
-            dimension: The width D of every vector.
-            capacity: Rows to reserve memory for. FAISS grows by doubling, which at its peak holds the vectors
-                twice; within the capacity nothing is moved. More rows than this may still be added.
+            vectors: Floats (N, D), finite, or an iterable of such blocks; read once, never all in memory.
+            ids: int64 (N,), 0 or more, each once; the row numbers by default.
+            kind: ``auto``, ``flat``, ``hnsw``, ``ivf-sq8``, ``ivf-pq``, or a FAISS factory string.
+            path: A folder that is new or empty; without one, the index lives as long as this object.
+            dimension: The width D, needed where an iterable may be empty.
+            options: More fields of ``index_kinds.IndexOptions``: min_recall, max_memory, storage, seed.
 
         Raises:
-            InvalidInputError: If the dimension is below 1 or the capacity below 0.
+            InvalidInputError: On any other type, shape or value, an id that is taken twice, a kind that FAISS does
+                not know or that does not fit into the memory, or a folder that holds something.
         """
-        import faiss
+        chosen = IndexOptions(kind=kind, **options)
+        width, blocks = _blocks(vectors, dimension)
+        temporary = tempfile.mkdtemp(prefix="ctxembed-index-") if path is None else None
+        folder = Path(path or temporary or "")
+        folder.mkdir(parents=True, exist_ok=True)
+        if held := sorted(entry.name for entry in folder.iterdir()):
+            raise InvalidInputError(f"{folder} holds {held[0]!r}: choose an empty folder")
+        try:
+            record = write_index(blocks, folder, stem="", dimension=width, options=chosen, ids=ids)
+        except BaseException:
+            for name in ("vectors.faiss", "index.faiss", "ids.npy"):
+                (folder / name).unlink(missing_ok=True)
+            if temporary is not None:
+                folder.rmdir()
+            raise
+        write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **record.to_json()})
+        built = cls.open(folder)
+        if temporary is not None:
+            weakref.finalize(built, shutil.rmtree, temporary, ignore_errors=True)
+        return built
 
-        if dimension < 1 or capacity < 0:
-            raise InvalidInputError(f"dimension is {dimension}, need 1 or more; capacity is {capacity}, need 0 or more")
-        flat = faiss.IndexFlatIP(dimension)
-        self._index: Any = faiss.IndexIDMap2(flat)
-        self._largest = -1  # no id in the index is larger, so ids that only ever rise need no look-up
-        for vector, size in ((flat.codes, capacity * flat.code_size), (self._index.id_map, capacity)):
-            vector.resize(size)  # a std::vector keeps the memory of its largest size when it shrinks
-            vector.resize(0)
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> Self:
+        """Open an index that ``build`` wrote.
+
+        Args:
+            path: Its folder.
+            verify: Compare every file's sha256 too, not only its size; that reads all of them.
+
+        Raises:
+            MissingInputError: If there is none.
+            ArtifactError: If it is damaged.
+        """
+        folder = existing(path)
+        values = read_manifest(folder / MANIFEST, expected=FORMAT, version=VERSION)
+        try:
+            record = IndexRecord.from_json({k: v for k, v in values.items() if k not in ("format", "version")})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{folder / MANIFEST} is damaged ({error!r}): build the index again") from error
+        try:
+            return cls.attach(folder, record, verify=verify)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{error.filename} is missing: build the index again") from error
+
+    @classmethod
+    def attach(cls, folder: Path, record: IndexRecord, *, verify: bool = False) -> Self:
+        """Open the files of a record; FileNotFoundError if one is missing, ArtifactError if one is damaged."""
+        for file in record.files.values():
+            file.check(folder, hashes=verify)
+        exact = ExactVectors(
+            folder / record.files["vectors"].name, rows=record.rows, dimension=record.dimension, storage=record.storage
+        )
+        if "index" not in record.files:
+            searcher = Searcher(exact, None, kind=record.kind)
+        else:
+            path = folder / record.files["index"].name
+            searcher = Searcher.open(exact, path, kind=record.kind, parameters=record.parameters)
+            if searcher.size != (record.rows, record.dimension):
+                raise ArtifactError(f"{path} holds {searcher.size[0]} rows, need {record.rows}: build the index again")
+        ids = None
+        if "ids" in record.files:
+            ids = np.load(folder / record.files["ids"].name, mmap_mode="r", allow_pickle=False)
+        return cls(record, searcher, ids)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self.record.rows
 
     @property
     def dimension(self) -> int:
         """The width D of every vector."""
-        return int(self._index.d)
+        return self.record.dimension
 
-    def add(self, ids: Ids, vectors: NDArray[Any]) -> None:
-        """Add vectors under ids that are not in the index yet; on an error nothing is added.
-
-        Args:
-            ids: int64 (N,), 0 or more, each once.
-            vectors: Floats (N, D), finite; kept as float32.
-
-        Raises:
-            InvalidInputError: On any other type, shape or value, or an id that is taken.
-        """
-        array = checked_vectors(vectors, dimension=self.dimension)
-        _check_ids(ids)
-        if len(ids) != len(array):
-            raise InvalidInputError(f"{len(ids)} ids came with {len(array)} vectors: give one id for each vector")
-        if not len(ids):
-            return
-        unique, counts = np.unique(ids, return_counts=True)
-        if unique[0] < 0:
-            raise InvalidInputError(f"id {unique[0]} is negative: FAISS keeps -1 for `nothing found`, number from 0")
-        taken = unique[(counts > 1) | self._contains(unique)]
-        if len(taken):
-            raise InvalidInputError(f"id {taken[0]} occurs twice: remove the old row first, or give another id")
-        self._index.add_with_ids(array, ids)
-        self._largest = max(self._largest, int(unique[-1]))
-
-    def search(self, queries: NDArray[Any], *, k: int) -> Neighbours:
+    def search(self, queries: NDArray[Any], k: int, *, selected: Mask | None = None) -> Neighbours:
         """Find the k rows with the largest inner products for every query.
 
-        Equal scores come in the order of their ids. Which of several rows that tie for the last place are
+        Equal scores come in the order of the rows. Which of several rows that tie for the last place are
         returned is up to FAISS.
 
         Args:
             queries: Floats (N, D), finite; N may be 0.
             k: Neighbours wanted, at least 1.
+            selected: The rows that may be found, bool (rows,); all by default. Few ones are compared one by one, so
+                that the result is exact, and an approximate index looks the harder, the fewer they are.
 
         Returns:
-            Scores and ids of shape (N, min(k, len(self))), never padded; an empty index gives (N, 0).
+            Scores and ids of shape (N, k') with k' = min(k, rows that may be found), never padded.
 
         Raises:
             InvalidInputError: On a wrong shape, width or k, or when a product is beyond float32.
         """
-        array = checked_vectors(queries, dimension=self.dimension, name="the queries")
+        array = checked_queries(queries, self.dimension)
         if k < 1:
             raise InvalidInputError(f"k is {k}, need at least 1: ask for one neighbour or more")
-        k = min(k, len(self))
+        if selected is not None and (selected.shape != (len(self),) or selected.dtype != np.bool_):
+            raise InvalidInputError(f"selected is {selected.dtype} {selected.shape}, need bool ({len(self)},)")
+        k = min(k, len(self) if selected is None else int(np.count_nonzero(selected)))
         if not len(array) or not k:
             return Neighbours(np.zeros((len(array), k), np.float32), np.zeros((len(array), k), np.int64))
-        scores, ids = self._index.search(array, k)
-        if (ids < 0).any() or not np.isfinite(scores).all():
-            raise InvalidInputError("an inner product is beyond float32: normalise the vectors to unit length first")
-        order = np.lexsort((ids, -scores))  # by score, then by id, within each row
-        return Neighbours(np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1))
+        scores, places = self._searcher.search(array, k, selected)
+        return Neighbours(scores, places + self.record.first if self._ids is None else self._ids[places])
 
-    def remove(self, ids: Ids) -> int:
-        """Remove rows and return how many there were; an id that is not in the index counts for nothing."""
-        _check_ids(ids)
-        return int(self._index.remove_ids(ids)) if len(ids) else 0
+    def take(self, places: Ids) -> Vectors:
+        """Return the exact vectors of rows by their place, from 0, float32 (N, D)."""
+        return self._searcher.exact.take(places)
 
     def reconstruct(self, ids: Ids) -> Vectors:
         """Return the vectors kept under ids, float32 (N, D), in the order given.
@@ -120,77 +186,122 @@ class VectorIndex:
         Raises:
             InvalidInputError: If an id is not in the index.
         """
-        _check_ids(ids)
-        unknown = ids[~np.isin(ids, self._ids())]
-        if len(unknown):
-            raise InvalidInputError(f"id {unknown[0]} is not in the index of {len(self)} rows: ask for one that is")
-        vectors = np.zeros((len(ids), self.dimension), dtype=np.float32)
-        if len(ids):
-            self._index.reconstruct_batch(ids, vectors)
-        return vectors
+        checked_ids(ids)
+        if self._ids is None:
+            places, known = ids - self.record.first, (ids >= self.record.first)
+            known &= places < len(self)
+        else:
+            if self._by_id is None:
+                order = np.argsort(self._ids, kind="stable")
+                self._by_id = np.asarray(self._ids)[order], order
+            ascending, order = self._by_id
+            found = np.minimum(np.searchsorted(ascending, ids), max(len(self) - 1, 0))
+            known = ascending[found] == ids if len(self) else np.zeros(len(ids), dtype=np.bool_)
+            places = order[found] if len(self) else found
+        if not known.all():
+            unknown = ids[~known][0]
+            raise InvalidInputError(f"id {unknown} is not in the index of {len(self)} rows: ask for one that is")
+        return self.take(places)
 
-    def save(self, path: str | Path) -> None:
-        """Write the index to one file, atomically.
-
-        Raises:
-            MissingInputError: If the folder does not exist.
-            ArtifactError: If the file cannot be written.
-        """
-        import faiss
-
-        path = Path(path)
-        existing(path.parent)
-        with atomic_path(path) as temporary:
-            try:
-                faiss.write_index(self._index, str(temporary))
-            except RuntimeError as error:
-                raise ArtifactError(f"{path} cannot be written ({_first_line(error)}): is the disk full?") from error
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read an index that ``save`` wrote.
-
-        Raises:
-            MissingInputError: If there is no such file.
-            ArtifactError: If it is damaged or holds another kind of index.
-        """
-        import faiss
-
-        path = existing(path)
-        try:
-            index = faiss.read_index(str(path))
-        except (RuntimeError, MemoryError) as error:
-            raise ArtifactError(f"{path} is damaged ({_first_line(error)}): build the index again") from error
-        flat = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else None
-        if not isinstance(flat, faiss.IndexFlatIP):
-            raise ArtifactError(f"{path} holds a {type(index).__name__}, need an exact index: build the index again")
-        if index.d < 1:
-            raise ArtifactError(f"{path} is damaged (dimension {index.d}): build the index again")
-        loaded = cls(index.d)
-        loaded._index = index
-        ids = loaded._ids()
-        if not len(ids) == flat.ntotal == flat.codes.size() // flat.code_size:
-            raise ArtifactError(f"{path} is damaged ({len(ids)} ids, {flat.ntotal} vectors): build the index again")
-        loaded._largest = int(ids.max(initial=-1))
-        return loaded
-
-    def _ids(self) -> Ids:
-        import faiss
-
-        ids: Ids = faiss.vector_to_array(self._index.id_map)
-        return ids
-
-    def _contains(self, ascending: Ids) -> NDArray[np.bool_]:
-        if ascending[0] > self._largest:
-            return np.zeros(len(ascending), dtype=np.bool_)
-        return np.isin(ascending, self._ids())
+    def blocks(self) -> Iterator[Vectors]:
+        """Yield all vectors in order, float32 (n, D) each, with memory that stays flat."""
+        return self._searcher.exact.blocks()
 
 
-def _check_ids(ids: NDArray[Any]) -> None:
+def checked_queries(queries: NDArray[Any], dimension: int) -> Vectors:
+    """Return queries as contiguous float32, or say what is wrong with them; quick where there is nothing to do."""
+    plain = queries.dtype == np.float32 and queries.ndim == 2 and queries.shape[1] == dimension
+    if plain and queries.flags.c_contiguous and np.isfinite(np.vdot(queries, queries)):
+        return queries
+    return checked_vectors(queries, dimension=dimension, name="the queries")
+
+
+def write_index(
+    blocks: Iterable[NDArray[Any]],
+    folder: Path,
+    *,
+    stem: str,
+    dimension: int,
+    options: IndexOptions,
+    first: int = 0,
+    ids: Ids | None = None,
+) -> IndexRecord:
+    """Write the files of a vector index, tune and measure it.
+
+    Args:
+        blocks: Floats (n, D) each, read once.
+        folder: Where the files go; they are flushed, but no manifest names them yet.
+        stem: What stands in their names: ``vectors{stem}.faiss``.
+        dimension: The width D.
+        options: What is asked for.
+        first: The number of the first row.
+        ids: The ids, where they are not numbers from ``first`` on.
+    """
+    paths = {role: folder / f"{role}{stem}.faiss" for role in ("vectors", "index")}
+    rows = write_vectors(paths["vectors"], blocks, dimension=dimension, storage=options.storage)
+    if ids is not None:
+        paths["ids"] = folder / f"ids{stem}.npy"
+        _write_ids(paths["ids"], ids, rows)
+    plan = plan_index(rows, dimension, options)
+    exact = ExactVectors(paths["vectors"], rows=rows, dimension=dimension, storage=options.storage)
+    parameters, measured = {}, None
+    if plan.kind == "flat":
+        del paths["index"]
+    else:
+        queries = held_out(rows, seed=options.seed)
+        sample = training_sample(rows, plan.training_rows, queries, seed=options.seed)
+        index = train_and_add(plan, exact, storage=options.storage, sample=sample, seed=options.seed)
+        save_faiss(index, paths["index"], kind=plan.kind)
+        del index
+        searcher = Searcher.open(exact, paths["index"], kind=plan.kind, parameters={})
+        truth = true_neighbours(searcher, queries)
+        tune(searcher, truth.half(0), options.min_recall)
+        parameters, measured = searcher.parameters, measure(searcher, truth.half(1))
+    files = {role: IndexFile.describe(path) for role, path in paths.items()}
+    in_memory = sum(files[role].bytes for role in _in_memory(plan.kind))
+    return IndexRecord(
+        first=first, rows=rows, dimension=dimension, kind=plan.kind, factory=plan.factory, storage=options.storage,
+        parameters=parameters, bytes_per_row=round(in_memory / max(rows, 1), 1), files=files, measured=measured,
+    )  # fmt: skip
+
+
+def _in_memory(kind: str) -> tuple[str, ...]:
+    return {"flat": ("vectors",), "hnsw": ("vectors", "index")}.get(kind, ("index",))
+
+
+def _blocks(vectors: Any, dimension: int | None) -> tuple[int, Iterable[NDArray[Any]]]:
+    """Return the width and the blocks of what ``build`` was given."""
+    if isinstance(vectors, np.ndarray):
+        if vectors.ndim != 2:
+            raise InvalidInputError(f"the vectors have shape {vectors.shape}, need (N, D): one vector a row")
+        if not np.issubdtype(vectors.dtype, np.floating):
+            raise InvalidInputError(f"the vectors are {vectors.dtype}, need floats: convert them first")
+        starts = range(0, len(vectors), BLOCK_ROWS)
+        return vectors.shape[1], (vectors[start : start + BLOCK_ROWS] for start in starts)
+    stream = iter(vectors)
+    head = next(stream, None)
+    if head is None and dimension is None:
+        raise InvalidInputError("there are no vectors and no dimension: give one of them")
+    if head is None:
+        return dimension or 0, ()
+    return dimension or head.shape[-1], itertools.chain((head,), stream)
+
+
+def checked_ids(ids: NDArray[Any]) -> Ids:
+    """Return ids as they are; InvalidInputError if they are not int64 (N,)."""
     if ids.ndim != 1 or ids.dtype != np.int64:
         raise InvalidInputError(f"ids are {ids.dtype} of shape {ids.shape}, need int64 (N,): use .astype('int64')")
+    return ids
 
 
-def _first_line(error: BaseException) -> str:
-    """FAISS puts its C++ location first and a reason of several lines behind it."""
-    return str(error).rpartition("Error: ")[2].splitlines()[0] if str(error) else type(error).__name__
+def _write_ids(path: Path, ids: Ids, rows: int) -> None:
+    checked_ids(ids)
+    if len(ids) != rows:
+        raise InvalidInputError(f"{len(ids)} ids came with {rows} vectors: give one id for each vector")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(ids) and unique[0] < 0:
+        raise InvalidInputError(f"id {unique[0]} is negative: FAISS keeps -1 for `nothing found`, number from 0")
+    if (counts > 1).any():
+        raise InvalidInputError(f"id {unique[counts > 1][0]} occurs twice: give each row an id of its own")
+    np.save(path, ids, allow_pickle=False)
+    synced(path)

@@ -68,6 +68,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def synced(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sha256_text(*parts: str) -> str:
     """Return the hex sha256 over several strings, each with its length, so that no two lists collide."""
     digest = hashlib.sha256()

@@ -12,28 +12,26 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.runtime import atomic_directory, existing, sha256_file, sha256_text, write_json
+from ctxembed.runtime import existing, sha256_text
+from ctxembed.sentence_weights import common_component, inverse_frequency
+from ctxembed.subwords import Subwords
 from ctxembed.text import word_form, word_forms
 from ctxembed.types import Usage, Vectors
-from ctxembed.vectors import MANIFEST, read_manifest
+from ctxembed.vectors import MANIFEST
+from ctxembed.word_files import WordTable, read_word_file, write_word_file
+from ctxembed.word_folder import FORMAT, StoredType, read_word_folder, write_word_folder
 
-FORMAT = "ctxembed-static"
-VERSION = 1
 POOLING = "mean of the known word forms, L2-normalised"
 
-StoredType: TypeAlias = Literal["float16", "float32"]
-
-_VECTORS, _WORDS, _COUNTS = _PARTS = ("vectors.npy", "words.txt", "counts.npy")
-_AGAIN = "copy the folder again, or train anew"
 _BLOCK_ROWS = 16_384
 _SPELLINGS_COMPARED = 20_000
 
@@ -46,6 +44,26 @@ class Coverage:
     unknown: int
 
 
+@dataclass(frozen=True, slots=True)
+class LookupOptions:
+    """What a lookup does beside looking up; each choice shows in the name and the fingerprint."""
+
+    sif: bool = False
+    """Words of a sentence count by their smooth inverse frequency, not equally."""
+    common: bool = False
+    """The component that sentences have in common is taken out of them."""
+    subwords: bool = False
+    """An unknown word gets the mean vector of its n-grams."""
+
+    @property
+    def suffix(self) -> str:
+        """The choices as they show in a name, such as "+sif+common"."""
+        return "".join(f"+{field.name}" for field in fields(self) if getattr(self, field.name))
+
+
+_PLAIN = LookupOptions()
+
+
 class StaticVectors:
     """One vector for each word form; a TextEncoder and a UsageEncoder.
 
@@ -54,6 +72,7 @@ class StaticVectors:
         vectors: float16 or float32 (V, D) as trained, not normalised; read-only.
         counts: int64 (V,), occurrences of each form in the training corpus.
         training: Settings, corpus counts and library versions of the training run; empty where unknown.
+        subwords: The n-grams from which unknown words can get a vector; None where there are none.
     """
 
     def __init__(
@@ -64,6 +83,8 @@ class StaticVectors:
         *,
         name: str = "static",
         training: Mapping[str, Any] | None = None,
+        subwords: Subwords | None = None,
+        options: LookupOptions = _PLAIN,
     ) -> None:
         """Join words and vectors.
 
@@ -73,6 +94,8 @@ class StaticVectors:
             counts: Integers (V,), none above the one before.
             name: For tables and messages.
             training: What is known of the training run.
+            subwords: N-gram vectors of the same width.
+            options: Beyond plain lookup and mean.
 
         Raises:
             InvalidInputError: If they do not fit together.
@@ -83,6 +106,8 @@ class StaticVectors:
         self.vectors.flags.writeable = False  # a change would leave the fingerprint behind
         self.counts = np.asarray(counts)
         self.training = dict(training or {})
+        self.subwords = subwords
+        self._options = options
         self._name = name
         self._check()
 
@@ -104,11 +129,19 @@ class StaticVectors:
         check(times == 1, f"the word {word!r} stands {times} times, need each once: leave out the repetition")
         falling = np.issubdtype(self.counts.dtype, np.integer) and bool((np.diff(self.counts) <= 0).all())
         check(falling, "the counts are no integers that fall or stay: sort the words, most frequent first")
+        grams = self.subwords
+        if grams is not None:
+            width = grams.vectors.shape[1]
+            check(width == shape[1], f"n-grams of width {width} and words of width {shape[1]}: need one width")
+        check(
+            grams is not None or not self._options.subwords,
+            f"{self._name} has no subword vectors: train with --subwords, load a fastText .bin, or leave them out",
+        )
 
     @property
     def name(self) -> str:
-        """The name given, or that of the folder it was loaded from."""
-        return self._name
+        """The name given, or that of the folder it was loaded from, and the options."""
+        return self._name + self._options.suffix
 
     @property
     def dimension(self) -> int:
@@ -122,7 +155,13 @@ class StaticVectors:
         for start in range(0, len(self), _BLOCK_ROWS):
             digest.update(np.ascontiguousarray(self.vectors[start : start + _BLOCK_ROWS]).data)
         stored = f"{self.vectors.dtype} {self.vectors.shape} {digest.hexdigest()}"
-        return sha256_text(FORMAT, POOLING, stored, "\n".join(self.words))
+        more = [self._options.suffix] if self._options.suffix else []
+        if self._options.sif or self._options.common:
+            more.append(hashlib.sha256(self.counts.astype("<i8").tobytes()).hexdigest())
+        if self._options.subwords and self.subwords is not None:
+            grams = self.subwords
+            more.append(f"{grams.min_n} {grams.max_n} {hashlib.sha256(grams.vectors.tobytes()).hexdigest()}")
+        return sha256_text(FORMAT, POOLING, stored, "\n".join(self.words), *more)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -145,11 +184,15 @@ class StaticVectors:
         """
         if isinstance(texts, str):
             raise InvalidInputError(f"texts is the string {texts[:40]!r}, need several: pass a list of texts")
-        before = self._known(word_forms(prompt or ""))
+        before = word_forms(prompt or "")
         result = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in enumerate(texts):
-            if known := self._known(word_forms(text)):
-                result[row] = self._mean(before + known)
+            forms = word_forms(text)
+            total = self._sum(forms, weights=self._weights)
+            if total is not None:
+                if before:
+                    total = self._sum(before + forms, weights=self._weights)
+                result[row] = _unit(self._without_common(total))
         return result
 
     def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
@@ -173,9 +216,27 @@ class StaticVectors:
                     f"usage {row} marks characters {usage.start} to {usage.end} of a text of {len(usage.text)}: "
                     "mark a word inside the text"
                 )
-            if known := self._known([word_form(usage.word)]) or self._known(word_forms(usage.word)):
-                result[row] = self._mean(known)
+            whole = self._rows.get(word_form(usage.word))
+            total = self._sum(word_forms(usage.word)) if whole is None else self.vectors[whole]
+            if total is not None:
+                result[row] = _unit(total)
         return result
+
+    def with_options(self, options: LookupOptions) -> StaticVectors:
+        """Return the same vectors, used in another way.
+
+        Raises:
+            InvalidInputError: If subwords are asked for and there are none.
+        """
+        return StaticVectors(
+            self.words,
+            self.vectors,
+            self.counts,
+            name=self._name,
+            training=self.training,
+            subwords=self.subwords,
+            options=options,
+        )
 
     def vector(self, word: str) -> Vectors:
         """Return the vector of one word as it was trained, not normalised: float32 (D,).
@@ -206,7 +267,7 @@ class StaticVectors:
         return Coverage(known=found[True], unknown=found[False])
 
     def save(self, path: str | Path, *, dtype: StoredType = "float16") -> None:
-        """Write the folder, in place of an older one of its kind.
+        """Write the folder, in place of an older one of its kind; options of use are not written.
 
         Args:
             path: Where to.
@@ -215,57 +276,76 @@ class StaticVectors:
         Raises:
             InvalidInputError: If something else stands there, or a word or value does not fit the format.
         """
-        path = Path(path)
-        _check_replaceable(path)
         check(dtype in get_args(StoredType), f"dtype = {dtype!r}: must be one of {', '.join(get_args(StoredType))}")
-        largest, limit = max(abs(float(self.vectors.min())), abs(float(self.vectors.max()))), float(np.finfo(dtype).max)
-        check(largest <= limit, f"a vector holds the value {largest:g}, {dtype} ends at {limit:g}: save as float32")
-        with atomic_directory(path) as folder:
-            np.save(folder / _VECTORS, self.vectors.astype(dtype))
-            np.save(folder / _COUNTS, self.counts.astype(np.int64))
-            (folder / _WORDS).write_bytes("".join(f"{word}\n" for word in self.words).encode("utf-8"))
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "name": path.resolve().name,
-                "dimension": self.dimension,
-                "words": len(self),
-                "dtype": dtype,
-                "sha256": {part: sha256_file(folder / part) for part in _PARTS},
-                "training": self.training,
-            }
-            write_json(folder / MANIFEST, manifest)
+        table = WordTable(self.words, self.vectors, self.counts, self.training, self.subwords)
+        write_word_folder(Path(path), table, dtype=dtype)
 
-    @classmethod
-    def load(cls, path: str | Path, *, name: str | None = None) -> StaticVectors:
-        """Open a folder; the vectors stay on disk and are read as they are used.
-
-        Args:
-            path: What ``save`` wrote.
-            name: For tables and messages; the folder's name where it is not given.
+    def export(self, path: str | Path) -> None:
+        """Write the words and vectors as a word2vec file: binary for a name that ends in .bin, else text.
 
         Raises:
-            MissingInputError: If there is no such folder, or no manifest in it.
+            InvalidInputError: If a word holds white space, at which such files are cut.
+        """
+        write_word_file(Path(path), self.words, self.vectors)
+
+    @classmethod
+    def load(cls, path: str | Path, *, name: str | None = None, most: int | None = None) -> StaticVectors:
+        """Open a folder, whose vectors stay on disk and are read as they are used, or a file of another program.
+
+        Args:
+            path: What ``save`` wrote, or a file that ``word_files`` reads: word2vec, GloVe or fastText.
+            name: For tables and messages; the folder's or file's name where it is not given.
+            most: Keep only so many words, the first, which are the most frequent.
+
+        Raises:
+            MissingInputError: If there is no such folder or file, or no manifest in it.
+            InvalidInputError: If a file is of no known format, or a pickle.
             ArtifactError: If a part is missing, damaged or of another format.
         """
-        folder = existing(path)
-        record = read_manifest(folder / MANIFEST, expected=FORMAT, version=VERSION)
+        path = existing(path)
+        if path.is_file():
+            return cls._of(read_word_file(path), name=name or path.name.split(".")[0] or path.name, most=most)
         try:
-            _check_parts(folder, record)
-            vectors = _read_array(folder / _VECTORS, (record["words"], record["dimension"]), record["dtype"])
-            counts = _read_array(folder / _COUNTS, (record["words"],), "int64")
-            words = (folder / _WORDS).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-            return cls(words, vectors, counts, name=name or folder.resolve().name, training=record["training"])
-        except (KeyError, TypeError, UnicodeDecodeError, InvalidInputError) as error:
-            raise ArtifactError(f"{folder} does not fit its {MANIFEST} ({error!r}): {_AGAIN}") from error
+            return cls._of(read_word_folder(path), name=name or path.resolve().name, most=most)
+        except InvalidInputError as error:
+            raise ArtifactError(
+                f"{path} does not fit its {MANIFEST} ({error}): copy the folder again, or train anew"
+            ) from error
 
-    def _known(self, forms: Iterable[str]) -> list[int]:
-        return [self._rows[form] for form in forms if form in self._rows]
+    @classmethod
+    def _of(cls, table: WordTable, *, name: str, most: int | None) -> StaticVectors:
+        words, vectors, counts = table.words[:most], table.vectors[:most], table.counts[:most]
+        return cls(words, vectors, counts, name=name, training=table.notes, subwords=table.subwords)
 
-    def _mean(self, rows: list[int]) -> NDArray[np.float64]:
-        """Return the direction of the mean (D,), which is that of the sum; it does not depend on the order."""
-        distinct, times = np.unique(rows, return_counts=True)
-        return _unit(times @ self.vectors[distinct].astype(np.float64))
+    @functools.cached_property
+    def _weights(self) -> NDArray[np.float64] | None:
+        return inverse_frequency(self.counts) if self._options.sif else None
+
+    @functools.cached_property
+    def _common(self) -> NDArray[np.float64]:
+        weights = np.ones(len(self)) if self._weights is None else self._weights
+        return common_component(self.vectors, self.counts, weights)
+
+    def _sum(self, forms: Sequence[str], *, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64] | None:
+        """Add up the vectors of words, (D,), which has the direction of their mean; None where none has a vector.
+
+        The sum does not depend on the order of the words.
+        """
+        rows = [self._rows[form] for form in forms if form in self._rows]
+        parts = []
+        if rows:
+            distinct, times = np.unique(rows, return_counts=True)
+            factors = times if weights is None else times * weights[distinct]
+            parts.append(factors @ self.vectors[distinct].astype(np.float64))
+        if self._options.subwords and self.subwords is not None:
+            unknown = (self.subwords.vector(form) for form in sorted(forms) if form not in self._rows)
+            parts += [vector for vector in unknown if vector is not None]
+        return np.asarray(np.sum(parts, axis=0)) if parts else None
+
+    def _without_common(self, total: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if total is None:
+            return np.zeros(self.dimension)
+        return total - (total @ self._common) * self._common if self._options.common else total
 
     def _row(self, word: str) -> int:
         form = word_form(word)
@@ -283,30 +363,3 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
     unit: NDArray[np.float64] = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
     return unit
-
-
-def _check_parts(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare every part with the hash that the manifest has of it."""
-    for part in _PARTS:
-        if not (folder / part).is_file():
-            raise ArtifactError(f"{folder / part} is missing: {_AGAIN}")
-        if sha256_file(folder / part) != record["sha256"][part]:
-            raise ArtifactError(f"{folder / part} is damaged (its sha256 differs): {_AGAIN}")
-
-
-def _read_array(file: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{file} is damaged ({error}): {_AGAIN}") from error
-    if array.shape != shape or array.dtype.name != dtype:
-        raise ArtifactError(f"{file} is {array.dtype} {array.shape}, the manifest says {dtype} {shape}: {_AGAIN}")
-    return array
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse to put the folder where anything else stands: what stands there would be deleted."""
-    check(path.is_dir() or not path.exists(), f"{path} is a file, need a folder: choose another place")
-    ours = {*_PARTS, MANIFEST}
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in ours) if path.is_dir() else []
-    check(not others, f"{path} holds {', '.join(others[:3])} and is no folder of static vectors: choose another place")

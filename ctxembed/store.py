@@ -1,50 +1,68 @@
-"""The rows behind an index, by number: ids, texts, spans and metadata in one SQLite file."""
+"""The rows behind an index, by number: ids, texts, spans and metadata in one SQLite file.
+
+A text stands there once, however many of its words are rows: the table ``texts`` holds what was read, ``items`` what
+has a vector, and the view ``rows`` puts them together. The row of a word in the text ``t1`` has the id ``t1#4-8``,
+which is not stored either. Numbers that were deleted stay in ``deleted`` until the index is compacted: they are the
+vectors that may no longer be found.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.runtime import existing
+from ctxembed.store_reader import SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
+from ctxembed.text import word_form
+from ctxembed.types import Scalar
 from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
 
-SCHEMA_VERSION = 1
+__all__ = ["DocumentStore", "Numbers", "OnDuplicate", "StoredRow", "StoredText", "content_hash", "metadata_json"]
+
 _SCHEMA = """
-CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, "start" INTEGER, "end" INTEGER,
-    metadata TEXT NOT NULL, content_hash TEXT NOT NULL
-)"""
-_INSERT = "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
-_SELECT = 'SELECT number, id, text, "start", "end", metadata FROM rows'
+CREATE TABLE texts (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
+    content_hash INTEGER NOT NULL
+);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, "start" INTEGER, "end" INTEGER, derived INTEGER NOT NULL,
+    word TEXT
+);
+CREATE INDEX items_by_source ON items (source);
+CREATE INDEX items_by_word ON items (word) WHERE word IS NOT NULL;
+CREATE TABLE deleted (number INTEGER PRIMARY KEY);
+CREATE VIEW rows AS
+    SELECT items.number AS number,
+        CASE WHEN derived THEN texts.id || '#' || "start" || '-' || "end" ELSE texts.id END AS id,
+        text, word, "start", "end", metadata
+    FROM items JOIN texts ON texts.number = items.source;
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A row and the number under which the index knows its vector."""
-
-    number: int
-    row: Row
+def content_hash(text: str) -> int:
+    """Return 64 bits, signed as SQLite has them, that change when a text does."""
+    return int.from_bytes(bytes.fromhex(Row("", text).content_hash), "big", signed=True)
 
 
-class DocumentStore:
-    """Rows with unique ids in a file that is built once and read often; memory stays bounded."""
+def metadata_json(metadata: Mapping[str, Scalar]) -> str:
+    """Return metadata as it is stored."""
+    return json.dumps(dict(metadata), ensure_ascii=False)
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
-        self._connection = connection
-        self.num_skipped = 0
-        """Rows that ``add`` left out because their id was taken."""
+
+class DocumentStore(StoreReader):
+    """Rows with unique ids in one file; memory stays bounded."""
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -60,13 +78,12 @@ class DocumentStore:
         existing(path.parent)
         if path.exists():
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
-        connection = sqlite3.connect(path, isolation_level=None)
-        # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return cls(path, connection)
+        store = cls(path, sqlite3.connect(path.resolve().as_uri(), uri=True, isolation_level=None))
+        store._prepare_writing()
+        for statement in (_SCHEMA, *fulltext.SCHEMA):
+            store._connection.executescript(statement)
+        store._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return store
 
     @classmethod
     def open(cls, path: str | Path, *, readonly: bool = True) -> Self:
@@ -89,96 +106,112 @@ class DocumentStore:
         store = cls(path, connection)
         try:
             store._check_schema()
+            if not readonly:
+                store._prepare_writing()
         except ArtifactError:
             store.close()
             raise
         return store
 
-    def __len__(self) -> int:
-        return int(self._query("SELECT COUNT(*) FROM rows")[0][0])
+    def add(self, rows: Sequence[Row], *, on_duplicate: OnDuplicate = "error") -> Numbers:
+        """Add rows in one transaction; they get the next numbers, without gaps.
 
-    def add(self, rows: Sequence[Row], *, first_number: int, on_duplicate: OnDuplicate = "error") -> NDArray[np.int64]:
-        """Add rows in one transaction: row i gets the number ``first_number + i``.
+        The rows of words come text by text, in reading order, and all rows of a text at once.
 
         Args:
             rows: N rows; none is allowed.
-            first_number: 0 or more, and above every number in the store.
             on_duplicate: What to do with an id that is taken: refuse all N rows, or skip and count that one.
 
         Returns:
-            int64 numbers of the rows that were added, ascending; less ``first_number`` they are places in ``rows``.
+            int64 places in ``rows`` of those that were added, ascending.
 
         Raises:
             InvalidInputError: If an id occurs twice, or a row cannot be stored.
         """
-        last = self._query("SELECT MAX(number) FROM rows")[0][0]
-        lowest = 0 if last is None else last + 1
-        if first_number < lowest:
-            raise InvalidInputError(f"first_number is {first_number}, need {lowest} or more: smaller ones are taken")
+        groups = list(_by_text(rows))
         with self._transaction():
-            self._insert(rows, first_number)
-            found = self._query("SELECT number FROM rows WHERE number >= ? ORDER BY number", first_number)
-            added = np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
-            if len(added) < len(rows) and on_duplicate == "error":
-                missing = np.setdiff1d(np.arange(len(rows)), added - first_number)
-                raise InvalidInputError(f"id {rows[missing[0]].id!r} occurs twice: --on-duplicate skip keeps the first")
-        self.num_skipped += len(rows) - len(added)
-        return added
-
-    def get(self, numbers: Iterable[int]) -> list[StoredRow]:
-        """Return rows by number, in the order given.
-
-        Raises:
-            ArtifactError: If a number is not in the store: the index it comes from belongs to another.
-        """
-        found = []
-        for number in numbers:
-            records = self._query(f"{_SELECT} WHERE number = ?", int(number))
-            if not records:
-                raise ArtifactError(f"{self._path} has no row {number}: it belongs to another index, build it again")
-            found.append(_stored(records[0]))
-        return found
-
-    def by_id(self, id: str) -> StoredRow:  # noqa: A002
-        """Return the row with an id.
-
-        Raises:
-            InvalidInputError: If there is none.
-        """
-        records = self._query(f"{_SELECT} WHERE id = ?", id)
-        if not records:
-            raise InvalidInputError(f"no row has the id {id!r}: ids are matched exactly, check the spelling")
-        return _stored(records[0])
-
-    def close(self) -> None:
-        """Release the file."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _check_schema(self) -> None:
-        version = self._query("PRAGMA user_version")[0][0]
-        if version != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{self._path} has schema version {version}, this ctxembed reads {SCHEMA_VERSION}: "
-                "use the ctxembed that wrote it, or build the index again"
+            first = self._next("texts")
+            self._write(
+                "INSERT INTO texts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (_text_record(first + n, group, rows) for n, group in enumerate(groups)),
+                rows,
             )
-        self._query(f"{_SELECT} LIMIT 1")
+            there = {number - first for (number,) in self._query("SELECT number FROM texts WHERE number >= ?", first)}
+            if len(there) < len(groups) and on_duplicate == "error":
+                taken = next(group for n, group in enumerate(groups) if n not in there)
+                raise InvalidInputError(
+                    f"id {rows[taken.start].id!r} occurs twice: --on-duplicate skip keeps the first"
+                )
+            kept = [(first + n, place) for n, group in enumerate(groups) if n in there for place in group]
+            number = self.next_number()
+            self._write(
+                "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)",
+                (_item_record(number + n, source, rows[place]) for n, (source, place) in enumerate(kept)),
+                rows,
+            )
+        self.num_skipped += len(rows) - len(kept)
+        return np.array([place for _, place in kept], dtype=np.int64)
 
-    def _query(self, sql: str, *values: str | int) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise ArtifactError(f"{self._path} is damaged or no store ({error}): build the index again") from error
+    def next_number(self) -> int:
+        """Return the number that the next row gets: as many as were ever given since the last compaction."""
+        return max(self._next("items"), self._next("deleted"))
 
-    def _insert(self, rows: Sequence[Row], first_number: int) -> None:
-        records = (_record(number, row) for number, row in enumerate(rows, start=first_number))
+    def delete(self, numbers: Numbers) -> int:
+        """Delete rows, and texts that have no row left; return how many rows there were."""
+        with self._transaction():
+            self._connection.execute("CREATE TEMP TABLE doomed (number INTEGER PRIMARY KEY, source INTEGER)")
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO doomed SELECT number, source FROM items WHERE number = ?",
+                ((int(number),) for number in numbers),
+            )
+            count = int(self._query("SELECT COUNT(*) FROM doomed")[0][0])
+            for statement in (
+                "INSERT INTO deleted SELECT number FROM doomed",
+                "DELETE FROM items WHERE number IN (SELECT number FROM doomed)",
+                "DELETE FROM texts WHERE number IN (SELECT source FROM doomed)"
+                " AND number NOT IN (SELECT source FROM items WHERE source IN (SELECT source FROM doomed))",
+                "DROP TABLE doomed",
+            ):
+                self._connection.execute(statement)
+        return count
+
+    def set_metadata(self, changes: Iterable[tuple[str, str]]) -> None:
+        """Replace the metadata of texts: (JSON, id) each."""
+        with self._transaction():
+            self._connection.executemany("UPDATE texts SET metadata = ? WHERE id = ?", changes)
+
+    def compact_into(self, path: Path) -> None:
+        """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
+        with self.create(path) as compacted:  # the new one is what is written to: its journal is in memory
+            try:
+                compacted._connection.execute("ATTACH ? AS old", (f"{self._path.resolve().as_uri()}?mode=ro",))
+                with compacted._transaction():
+                    compacted._connection.execute("INSERT INTO texts SELECT * FROM old.texts ORDER BY number")
+                    compacted._connection.execute(
+                        "INSERT INTO main.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
+                        '"start", "end", derived, word FROM old.items ORDER BY number'
+                    )
+                compacted._connection.execute("DETACH old")
+            except sqlite3.Error as error:
+                raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
+            compacted.optimize()
+
+    def optimize(self) -> None:
+        """Merge the parts of the full text, so that a search reads one."""
+        self._connection.execute(fulltext.OPTIMIZE)
+
+    def _prepare_writing(self) -> None:
+        # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
+        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+
+    def _next(self, table: str) -> int:
+        last = self._query(f"SELECT MAX(number) FROM {table}")[0][0]
+        return 0 if last is None else int(last) + 1
+
+    def _write(self, sql: str, records: Iterator[tuple[Any, ...]], rows: Sequence[Row]) -> None:
         try:
-            self._connection.executemany(_INSERT, records)
+            self._connection.executemany(sql, records)
         except (sqlite3.Error, UnicodeEncodeError, TypeError) as error:
             raise InvalidInputError(
                 f"a row between {rows[0].id!r} and {rows[-1].id!r} cannot be stored ({error}): "
@@ -190,17 +223,38 @@ class DocumentStore:
         self._connection.execute("BEGIN")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
 
-def _record(number: int, row: Row) -> tuple[int, str, str, int | None, int | None, str, str]:
-    metadata = json.dumps(dict(row.metadata), ensure_ascii=False)
-    return number, row.id, row.text, row.start, row.end, metadata, row.content_hash
+def _text_id(row: Row) -> str:
+    """Return the id of the text that a row stands in."""
+    return row.id.removesuffix(f"#{row.start}-{row.end}") if row.start is not None else row.id
 
 
-def _stored(record: tuple[Any, ...]) -> StoredRow:
-    number, name, text, start, end, metadata = record
-    return StoredRow(number, Row(name, text, start, end, json.loads(metadata)))
+def _by_text(rows: Sequence[Row]) -> Iterator[range]:
+    """Yield the places of rows that share a text: neighbours with the same one, each further on in it."""
+    start = 0
+    for place, (row, following) in enumerate(itertools.pairwise([*rows, None])):
+        if row is None:  # never: only the last of the list is None
+            continue
+        if following is not None and row.start is not None and following.start is not None:
+            spans = (row.start, row.end or 0) < (following.start, following.end or 0)
+            derived = _text_id(row) != row.id and _text_id(following) != following.id
+            if spans and derived and _text_id(row) == _text_id(following) and row.text == following.text:
+                continue
+        yield range(start, place + 1)
+        start = place + 1
+
+
+def _text_record(number: int, places: range, rows: Sequence[Row]) -> tuple[int, str, str, str, int]:
+    row = rows[places.start]
+    return number, _text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
+
+
+def _item_record(number: int, source: int, row: Row) -> tuple[int, int, int | None, int | None, bool, str | None]:
+    word = None if row.start is None else word_form(row.text[row.start : row.end])
+    return number, source, row.start, row.end, _text_id(row) != row.id, word

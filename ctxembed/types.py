@@ -52,10 +52,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """One search result; ``score`` is the cosine similarity in [-1, 1], higher is nearer.
+class Answer:
+    """A word of a query, and the word of a hit that is nearest to it in meaning."""
 
-    ``start`` and ``end`` are the place of a word or token in ``text``, None for a whole text.
+    query: Span
+    hit: Span
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result, higher ``score`` first.
+
+    The score is what the search was told to rank by: the cosine similarity in [-1, 1], BM25, the sum of reciprocal
+    ranks, or late interaction. ``start`` and ``end`` are the place of a word or token
+    in ``text``, None for a whole text.
     """
 
     id: str
@@ -64,6 +75,18 @@ class Hit:
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     start: int | None = None
     end: int | None = None
+    cosine: float | None = None
+    """With the query; None where words alone were compared."""
+    bm25: float | None = None
+    """None where no words were compared, or none of the query's is in the row."""
+    late: float | None = None
+    """Mean cosine of late interaction, in [-1, 1]; None where the hit was not ranked anew."""
+    percentile: float | None = None
+    """Share of random pairs of rows that are less alike than query and hit, in [0, 100]; None if unknown."""
+    duplicates: tuple[str, ...] = ()
+    """Ids of the rows that were folded into this one."""
+    answers: tuple[Answer, ...] = ()
+    """Which words of the hit answered which of the query, if that was asked for."""
 
 
 @dataclass

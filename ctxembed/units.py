@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -46,6 +46,19 @@ class LayerMeans(Protocol):
         ...
 
 
+class Selection(Protocol):
+    """Which words of a document become rows, where not all do."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What decides the choice, as JSON values: kept in the folder's settings, so that no two choices mix."""
+        ...
+
+    def spans(self, document: Document) -> list[Span]:
+        """Return the words of a document that are chosen, in reading order."""
+        ...
+
+
 @dataclass
 class EmbedCounts:
     """What a run met so far; ``summary`` says it in words."""
@@ -81,6 +94,7 @@ def embed_documents(
     layer: Layer | None = None,
     known: KnownVectors | None = None,
     counts: EmbedCounts | None = None,
+    selection: Selection | None = None,
 ) -> tuple[list[Row], Vectors]:
     """Encode some documents.
 
@@ -92,6 +106,7 @@ def embed_documents(
         layer: For words and tokens, the layer to read, or several to average; the encoder's choice by default.
         known: Where to take vectors from that are known already.
         counts: Told what was met.
+        selection: For words: which of them; all of the unit by default.
 
     Returns:
         Rows, and float32 (N, D) L2-normalised; words and tokens have the id ``DOCUMENT#START-END``.
@@ -100,7 +115,7 @@ def embed_documents(
         InvalidInputError: If the encoder does not know the unit, or a layer is given for sentences.
     """
     encode = _row_encoder(encoder, unit, layer)
-    rows = _rows_of(documents, encoder, unit)
+    rows = _rows_of(documents, encoder, unit, selection)
     if known is None:
         vectors, num_reused = encode(rows), 0
     else:
@@ -127,6 +142,7 @@ def embed_corpus(
     batch_size: int | None = None,
     reuse: str | Path | None = None,
     counts: EmbedCounts | None = None,
+    selection: Selection | None = None,
     on_progress: Callable[[int], None] | None = None,
     **writing: Any,
 ) -> VectorFolder:
@@ -142,6 +158,7 @@ def embed_corpus(
         batch_size: Documents encoded at a time; 16,384 sentences by default, or the words of 2,048.
         reuse: A finished folder of the same model, unit and layer: rows that it has are not computed again.
         counts: Told what was met.
+        selection: See ``embed_documents``.
         on_progress: Called with the number of documents done since its last call.
         writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``).
 
@@ -154,13 +171,17 @@ def embed_corpus(
             another model, unit or layer.
     """
     settings, counts = encoder_settings(encoder, unit=unit, layer=layer), counts or EmbedCounts()
+    if selection is not None:
+        settings["words"] = dict(selection.record)
     known = None if reuse is None else KnownVectors.open(reuse, settings=settings)
     with VectorWriter(Path(path), settings=settings, dimension=encoder.dimension, resume=resume, **writing) as writer:
         counts.loss = writer.loss
         if on_progress and writer.documents:
             on_progress(writer.documents)
         for batch in _batches(writer.skip_done(documents), _batch_size(batch_size, unit, layer)):
-            rows, vectors = embed_documents(batch, encoder, unit=unit, layer=layer, known=known, counts=counts)
+            rows, vectors = embed_documents(
+                batch, encoder, unit=unit, layer=layer, known=known, counts=counts, selection=selection
+            )
             writer.append(rows, vectors, documents=batch)
             del rows, vectors
             release_memory()
@@ -212,14 +233,17 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def _rows_of(documents: Sequence[Document], encoder: AnyEncoder, unit: Unit) -> list[Row]:
+def _rows_of(
+    documents: Sequence[Document], encoder: AnyEncoder, unit: Unit, selection: Selection | None = None
+) -> list[Row]:
     if unit == "sentence":
         return [Row(document.id, document.text, metadata=document.metadata) for document in documents]
-    find = _span_finder(encoder, unit)
+    in_text = _span_finder(encoder, unit)
+    find = (lambda document: in_text(document.text)) if selection is None else selection.spans
     return [
         Row(f"{document.id}#{span.start}-{span.end}", document.text, span.start, span.end, document.metadata)
         for document in documents
-        for span in find(document.text)
+        for span in find(document)
     ]
 
 

@@ -1,12 +1,8 @@
-"""Benchmark data: pairs of word usages, pairs of texts, retrieval sets; how they are read and found in a folder.
+"""Benchmark data: how data sets are found in a folder, split, and read.
 
-Three kinds of data set, each in JSON Lines (.jsonl or .jsonl.gz, UTF-8, one object a line):
-
-- words: ``word``, ``sentence1``, ``start1``, ``end1``, ``sentence2``, ``start2``, ``end2`` (character offsets)
-  and ``label`` (1: the word means the same in both);
-- sentences: ``sentence1``, ``sentence2`` and ``score`` (higher is more alike);
-- retrieval: a folder of ``corpus.jsonl`` (``id``, ``text``, optionally ``title``), ``queries.jsonl`` (``id``,
-  ``text``) and ``qrels.tsv`` (query-id, corpus-id, score, with that header line; 0 is not relevant).
+``formats.py`` has the formats of rows (JSON Lines, .jsonl or .jsonl.gz, UTF-8, one object a line); a retrieval set is
+a folder of ``corpus.jsonl`` (``id``, ``text``, optionally ``title``), ``queries.jsonl`` (``id``, ``text``) and
+``qrels.tsv`` (query-id, corpus-id, score, with that header line; 0 is not relevant).
 
 The reading is strict, because a benchmark that drops rows measures something else: the first wrong row is an
 error with its file and line. Only a whole file that holds other rows is passed over, and the suite says which.
@@ -15,110 +11,58 @@ error with its file and line. Only a whole file that holds other rows is passed 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, NamedTuple
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.evaluation.jsonl import SUFFIXES, Row, load_rows, read_rows
+from ctxembed.evaluation.formats import SENSE_USES, USAGE_PAIRS, Format, load_records, recognise
+from ctxembed.evaluation.jsonl import SUFFIXES, Row, load_rows
+from ctxembed.evaluation.records import (
+    BenchmarkSet,
+    GradedSet,
+    Judgements,
+    Kind,
+    RetrievalSet,
+    SenseSet,
+    SenseUse,
+    Suite,
+    TextSet,
+    UsagePair,
+    UsageSet,
+)
 from ctxembed.runtime import data_directory, existing
-from ctxembed.text import word_form, word_spans
-from ctxembed.types import Document, Usage
-
-Kind: TypeAlias = Literal["words", "sentences", "retrieval"]
-Judgements: TypeAlias = Mapping[str, Mapping[str, int]]
+from ctxembed.text import word_form, word_forms
+from ctxembed.types import Document
 
 SPLITS = ("train", "dev", "test")
 QRELS_HEADER = "query-id\tcorpus-id\tscore"
-USAGE_KEYS = ("word", "sentence1", "start1", "end1", "sentence2", "start2", "end2", "label")
-TEXT_KEYS = ("sentence1", "sentence2", "score")
+SHIPPED = ("words", "senses", "retrieval")
+"""The kinds of which a set ships with the package."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsagePair:
-    """One word in two contexts; the label is true when it means the same in both."""
+class _Part(NamedTuple):
+    """A file of a task, and the format of its rows."""
 
-    id: str
-    word: str
-    first: Usage
-    second: Usage
-    label: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TextPair:
-    """Two texts and how alike people found them; the unit of the score is the data set's own."""
-
-    id: str
-    first: str
-    second: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class UsageSet:
-    """Pairs to score, and the pairs on which the threshold is tuned; both are never empty."""
-
-    name: str
-    split: str
-    pairs: Sequence[UsagePair]
-    threshold_pairs: Sequence[UsagePair]
-    threshold_from: str
-    files: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TextSet:
-    """Scored pairs of texts."""
-
-    name: str
-    split: str
-    pairs: Sequence[TextPair]
-    files: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalSet:
-    """Documents, queries, and for a query id the judgement (1 or more: relevant) of document ids."""
-
-    name: str
-    corpus: Sequence[Document]
-    queries: Sequence[Document]
-    judgements: Judgements
-    files: tuple[Path, ...] = ()
-
-    @property
-    def judged_queries(self) -> list[Document]:
-        """The queries with at least one relevant document: the others cannot be scored."""
-        return [query for query in self.queries if any(self.judgements.get(query.id, {}).values())]
-
-
-BenchmarkSet: TypeAlias = UsageSet | TextSet | RetrievalSet
-
-
-@dataclass(frozen=True, slots=True)
-class Suite:
-    """The data sets of one kind that a folder holds, and why each other file or folder in it was passed over."""
-
-    kind: Kind
-    root: Path
-    sets: Sequence[BenchmarkSet]
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    path: Path
+    format: Format
 
 
 def load_suite(kind: Kind, directory: Path | None = None, *, seed: int = 1) -> Suite:
     """Load every data set of one kind.
 
-    Words and sentences: the files ``train``, ``dev`` and ``test`` of a folder are the splits of one task. Scored is
-    ``test`` where there is one, else ``dev``; a file of any other name is a task of its own. The threshold of a words
-    task comes from ``train``, else from ``dev`` where ``test`` is scored, else from half of the scored file.
+    The files ``train``, ``dev`` and ``test`` of a folder are the splits of one task. Scored is ``test`` where there is
+    one, else ``dev``, else ``train``; a file of any other name is a task of its own. The threshold of a words task, and
+    the uses of known sense, come from ``train``, else from ``dev`` where ``test`` is scored, else from half of the
+    scored file.
 
     Args:
         kind: Which kind of data set.
         directory: A folder, searched with its subfolders, or (not for retrieval) one file; None takes the sets that
             ship with the package.
-        seed: Deals the words where half of a file has to serve for the threshold.
+        seed: Deals words, documents or uses where a file has to be halved.
 
     Returns:
         The data sets by name, with at least one set.
@@ -135,12 +79,12 @@ def load_suite(kind: Kind, directory: Path | None = None, *, seed: int = 1) -> S
     if kind == "retrieval":
         sets += _find_retrieval(directory, skipped)
     else:
-        keys = USAGE_KEYS if kind == "words" else TEXT_KEYS
-        for name, splits in sorted(_find_splits(directory, keys, skipped).items()):
-            if set(splits) == {"train"}:
-                skipped[_relative(splits["train"], directory)] = "only a train split, nothing to score"
-            else:
-                sets.append(_usage_set(name, splits, seed=seed) if kind == "words" else _text_set(name, splits))
+        for name, splits in sorted(_find_splits(directory, kind, skipped).items()):
+            scored = next(split for split in ("test", "dev", "all", "train") if split in splits)
+            for split in [split for split in splits if splits[split].format.shape != splits[scored].format.shape]:
+                other = splits.pop(split).path
+                skipped[_relative(other, directory)] = f"rows of another format than {splits[scored].path.name}"
+            sets.append(_make_set(name, scored, splits, seed=seed))
     if not sets:
         reasons = "; ".join(sorted(set(skipped.values()))) or "no .jsonl file at all"
         raise InvalidInputError(
@@ -155,16 +99,7 @@ def load_usage_pairs(path: Path) -> list[UsagePair]:
     Raises:
         InvalidInputError: If there is no row, or one cannot be used: its file and line, and why.
     """
-    return load_rows(path, _usage_pair)
-
-
-def load_text_pairs(path: Path) -> list[TextPair]:
-    """Read scored sentence pairs.
-
-    Raises:
-        InvalidInputError: If there is no row, or one cannot be used: its file and line, and why.
-    """
-    return load_rows(path, _text_pair)
+    return load_records(path, USAGE_PAIRS)
 
 
 def load_retrieval(name: str, *, corpus: Path, queries: Path, qrels: Path) -> RetrievalSet:
@@ -210,34 +145,96 @@ def word_disjoint_halves(pairs: Sequence[UsagePair], *, seed: int) -> tuple[list
     return halves
 
 
+def halves_of_uses(uses: Sequence[SenseUse], *, seed: int) -> tuple[list[SenseUse], list[SenseUse]]:
+    """Deal uses at random into two halves: whole documents where they are named, else the uses of each sense.
+
+    Args:
+        uses: Uses with different ids.
+        seed: Equal seeds deal equally, whatever the order of the uses.
+
+    Returns:
+        Two lists that share no document (or no use), in the order given.
+    """
+    generator = random.Random(seed)
+    groups: dict[str, set[str]] = defaultdict(set)
+    for use in uses:
+        groups[_stratum(use)].add(use.document or use.id)
+    first: set[tuple[str, str]] = set()
+    for group in sorted(groups):
+        members = sorted(groups[group])
+        generator.shuffle(members)
+        first |= {(group, member) for member in members[::2]}
+    halves: tuple[list[SenseUse], list[SenseUse]] = ([], [])
+    for use in uses:
+        halves[(_stratum(use), use.document or use.id) not in first].append(use)
+    if not halves[1]:
+        raise InvalidInputError("the uses are of one document and cannot be halved: put a file named train beside them")
+    return halves
+
+
+def frequency_halves(suite: Suite, counts: Mapping[str, int]) -> Suite:
+    """Part every set of word pairs in two: the pairs with the rarer words, and the others.
+
+    Args:
+        suite: Of graded pairs.
+        counts: Occurrences of lookup forms; a pair is as rare as its rarest word, and a word that is missing is rarest.
+
+    Returns:
+        The same files, with two sets for each of two pairs or more.
+    """
+    halves: list[BenchmarkSet] = []
+    for data in suite.sets:
+        if not isinstance(data, GradedSet) or len(data.pairs) < 2:
+            halves.append(data)
+            continue
+        words = [word_forms(f"{pair.first.word} {pair.second.word}") for pair in data.pairs]
+        rarest = [min(counts.get(form, 0) for form in forms) for forms in words]
+        order = sorted(range(len(rarest)), key=rarest.__getitem__)
+        middle = len(order) // 2
+        for name, places in (("rarer half", order[:middle]), ("commoner half", order[middle:])):
+            pairs = [data.pairs[place] for place in sorted(places)]
+            halves.append(replace(data, name=f"{data.name}, {name}", pairs=pairs))
+    return replace(suite, sets=halves)
+
+
+def _stratum(use: SenseUse) -> str:
+    """Name what is dealt evenly: all documents together, or the uses of one sense of one word."""
+    return "" if use.document else "\n".join([use.lemma, *sorted(use.senses)])
+
+
 def _shipped_suite(kind: Kind, *, seed: int) -> Suite:
     root = data_directory()
-    if kind == "sentences":
-        raise InvalidInputError("no set of sentence pairs ships with ctxembed: name a folder of your own with --data")
+    words = root / "benchmarks" / "word_in_context"
+    if kind not in SHIPPED:
+        what = "sentence pairs" if kind == "sentences" else "word pairs"
+        raise InvalidInputError(f"no set of {what} ships with ctxembed: name a folder of your own with --data")
     if kind == "words":
-        folder = root / "benchmarks" / "word_in_context"
-        splits = {split: existing(folder / f"{split}.jsonl") for split in ("dev", "test")}
-        return Suite(kind, root, [_usage_set(folder.name, splits, seed=seed)])
+        splits = {split: _Part(existing(words / f"{split}.jsonl"), USAGE_PAIRS) for split in ("dev", "test")}
+        return Suite(kind, root, [_make_set(words.name, "test", splits, seed=seed)])
+    if kind == "senses":
+        uses = _Part(existing(words / "uses.jsonl"), SENSE_USES)
+        return Suite(kind, root, [_make_set(words.name, "all", {"all": uses}, seed=seed)])
     folder = root / "benchmarks" / "retrieval"
     corpus, queries, qrels = root / "corpora" / "sample.jsonl", folder / "queries.jsonl", folder / "qrels.tsv"
     files = {"corpus": existing(corpus), "queries": existing(queries), "qrels": existing(qrels)}
     return Suite(kind, root, [load_retrieval(folder.name, **files)])
 
 
-def _find_splits(root: Path, keys: Iterable[str], skipped: dict[str, str]) -> dict[str, dict[str, Path]]:
-    """Group the files whose rows have the keys by task and split; a file with a name of its own has the split "all"."""
-    tasks: dict[str, dict[str, Path]] = {}
+def _find_splits(root: Path, kind: Kind, skipped: dict[str, str]) -> dict[str, dict[str, _Part]]:
+    """Group the files of one kind by task and split; a file with a name of its own has the split "all"."""
+    tasks: dict[str, dict[str, _Part]] = {}
     for path in _data_files(root):
-        if reason := _other_rows(path, keys):
-            skipped[_relative(path, root)] = reason
+        chosen = recognise(path, kind)
+        if isinstance(chosen, str):
+            skipped[_relative(path, root)] = chosen
             continue
         split = _stem(path.name) if _stem(path.name) in SPLITS else "all"
         name = _stem(_relative(path, root)) if split == "all" else _folder_name(path.parent, root)
         task = tasks.setdefault(name, {})
         if split in task or (task and "all" in (split, *task)):
-            other = next(iter(task.values()))
+            other = next(iter(task.values())).path
             raise InvalidInputError(f"{other} and {path} would both be the task {name!r}: rename or remove one")
-        task[split] = path
+        task[split] = _Part(path, chosen)
     return tasks
 
 
@@ -281,53 +278,24 @@ def _stem(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _other_rows(path: Path, keys: Iterable[str]) -> str | None:
-    """Say what the first row of a file lacks; None if it has every key."""
-    row = next(read_rows(path), None)
-    if row is None:
-        return "no rows"
-    missing = [key for key in keys if key not in row.values]
-    return "rows without " + ", ".join(missing) if missing else None
-
-
-def _usage_set(name: str, splits: Mapping[str, Path], *, seed: int) -> UsageSet:
-    scored = next(split for split in ("test", "dev", "all") if split in splits)
-    pairs = load_usage_pairs(splits[scored])
+def _make_set(name: str, scored: str, splits: Mapping[str, _Part], *, seed: int) -> BenchmarkSet:
+    """Read what is scored, and what a threshold or the known senses come from."""
+    part = splits[scored]
+    records, shape = load_records(*part), part.format.shape
+    if shape in ("scored texts", "labelled texts"):
+        return TextSet(name, scored, records, (part.path,), is_binary=shape == "labelled texts")
+    if shape == "graded pairs":
+        return GradedSet(name, scored, records, (part.path,))
+    make: Callable[..., BenchmarkSet] = UsageSet if shape == "usage pairs" else SenseSet
+    halve: Callable[..., tuple[list[Any], list[Any]]] = (
+        word_disjoint_halves if shape == "usage pairs" else halves_of_uses
+    )
     other = next((split for split in ("train", "dev") if split in splits and split != scored), None)
-    if other and scored != "all":
-        files = (splits[scored], splits[other])
-        return UsageSet(name, scored, pairs, load_usage_pairs(splits[other]), other, files)
-    tuning, rest = word_disjoint_halves(pairs, seed=seed)
-    return UsageSet(name, f"{scored}, half 2", rest, tuning, f"{scored}, half 1", (splits[scored],))
-
-
-def _text_set(name: str, splits: Mapping[str, Path]) -> TextSet:
-    scored = next(split for split in ("test", "dev", "all") if split in splits)
-    return TextSet(name, scored, load_text_pairs(splits[scored]), (splits[scored],))
-
-
-def _usage_pair(row: Row) -> UsagePair:
-    return UsagePair(_pair_id(row), row.text("word"), _usage(row, 1), _usage(row, 2), row.truth("label"))
-
-
-def _usage(row: Row, number: int) -> Usage:
-    text = row.text(f"sentence{number}")
-    usage = Usage(text, row.integer(f"start{number}"), row.integer(f"end{number}"))
-    inside = 0 <= usage.start < usage.end <= len(text)
-    if not inside or usage.word != usage.word.strip() or not word_spans(usage.word):
-        raise row.error(
-            f"start{number} {usage.start} to end{number} {usage.end} mark {usage.word!r} in {text!r}, not a word: "
-            "offsets count characters from 0, and the end is the first character after the word"
-        )
-    return usage
-
-
-def _text_pair(row: Row) -> TextPair:
-    return TextPair(_pair_id(row), row.text("sentence1"), row.text("sentence2"), row.number("score"))
-
-
-def _pair_id(row: Row) -> str:
-    return row.identifier("id") if "id" in row.values else str(row.line)
+    if other is None or scored == "all":
+        tuning, rest = halve(records, seed=seed)
+        return make(name, f"{scored}, half 2", rest, tuning, f"{scored}, half 1", (part.path,))
+    files = (part.path, splits[other].path)
+    return make(name, scored, records, load_records(*splits[other]), other, files)
 
 
 def _document(row: Row) -> Document:

@@ -1,4 +1,4 @@
-"""Metrics on arrays: accuracy at a threshold, rank correlation, and the quality of a ranking.
+"""Metrics on arrays: accuracy at a threshold, rank correlation, the quality of a ranking, and of nearest neighbours.
 
 N is the number of items. Whatever gives every item the same score gets what guessing would get: ties
 never help, because a threshold cannot part them and a ranking orders them without looking at the answer.
@@ -178,6 +178,44 @@ def recall_at_k(ranked_gains: ArrayLike, all_gains: ArrayLike, *, k: int) -> flo
     relevant = int(np.count_nonzero(np.asarray(all_gains) > 0))
     found = int(np.count_nonzero(np.asarray(ranked_gains)[:k] > 0))
     return found / relevant if relevant else 0.0
+
+
+def average_precision(ranked_gains: ArrayLike, all_gains: ArrayLike) -> float:
+    """Return the mean of the precision at the place of each relevant document (trec_eval's "map" for one query).
+
+    Args:
+        ranked_gains: Judgements (0 or more) of the documents in the order of the ranking, best first.
+        all_gains: Judgements of every judged document of the query, in any order; those not ranked count as missed.
+
+    Returns:
+        The average precision, in [0, 1]; 0.0 where no document is relevant.
+
+    >>> average_precision([1, 0, 2], [1, 2])
+    0.8333333333333333
+    """
+    relevant = np.count_nonzero(np.asarray(all_gains) > 0)
+    places = np.flatnonzero(np.asarray(ranked_gains) > 0) + 1
+    return float(np.sum(np.arange(1, len(places) + 1) / places) / relevant) if relevant else 0.0
+
+
+def nearest_agreement(similarities: ArrayLike, agrees: ArrayLike) -> NDArray[np.float64]:
+    """Return for each row the share of its nearest columns that agree with it: 1 or 0 but for ties.
+
+    What an equal chance among equally near neighbours would get on average, so that ties never help.
+
+    Args:
+        similarities: (N, M), M at least 1.
+        agrees: Whether a column has what the row should have, (N, M) booleans.
+
+    Returns:
+        (N,), in [0, 1].
+
+    >>> nearest_agreement([[0.9, 0.1], [0.5, 0.5]], [[True, False], [True, False]]).tolist()
+    [1.0, 0.5]
+    """
+    values = np.asarray(similarities, dtype=np.float64)
+    nearest = values == values.max(axis=1, keepdims=True)
+    return np.asarray((nearest & np.asarray(agrees, dtype=np.bool_)).sum(axis=1) / nearest.sum(axis=1))
 
 
 def _discounted_gain(gains: NDArray[np.float64]) -> float:

@@ -69,6 +69,11 @@ class TransformersEncoder:
         return int(self._model.config.hidden_size)
 
     @property
+    def num_layers(self) -> int:
+        """Encoder layers; ``layer`` may be 0 (the embedding) to this."""
+        return int(self._model.config.num_hidden_layers)
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 over the weights and the cut."""
         return sha256_text("transformers", sha256_file(self._path / "model.safetensors"), str(self._max_length))

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
+from ctxembed.meaning.occlusion import Influence, Swap
 from ctxembed.meaning.usages import Background, Neighbour
 from ctxembed.types import Usage, UsageEncoder, Vectors
+
+
+@runtime_checkable
+class WordNeighbours(Protocol):
+    """Static vectors that know the words nearest to a word."""
+
+    def __contains__(self, word: object) -> bool: ...
+
+    def nearest(self, word: str, *, k: int = 10) -> list[tuple[str, float]]:
+        """Return k words with their cosines, best first."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,42 @@ class Comparison:
     """float32 (N, N), cosine of the static vectors, NaN where a word is unknown. None if not asked for."""
     nearest: tuple[tuple[Neighbour, ...], ...]
     """For each use the background words used most like it; empty without a background."""
+    vectors: Vectors
+    """float32 (N, D), what the contextual similarities are made of."""
+    static_vectors: Vectors | None = None
+    """float32 (N, D'), what the static similarities are made of."""
+    nearest_static: tuple[tuple[tuple[str, float], ...], ...] = ()
+    """For each use the words nearest to its word by static lookup, with their cosines; empty without a background."""
+
+
+@dataclass(frozen=True)
+class LayerSimilarities:
+    """What one layer makes of N uses."""
+
+    layer: int
+    similarities: Vectors
+    """float32 (N, N), cosines in [-1, 1]; not on one scale with those of other layers."""
+    calibration: Calibration | None = None
+    """The layer's own scale, on which layers can be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that was found out about some uses: what tables, JSON and the page are made from."""
+
+    comparison: Comparison
+    model: str
+    """Name of the encoder."""
+    static_model: str | None = None
+    """Name of the static vectors."""
+    background: str | None = None
+    """Where the nearest words come from."""
+    calibration: Calibration | None = None
+    static_calibration: Calibration | None = None
+    why: tuple[tuple[Influence, ...], ...] = ()
+    """For each use its context words, most influential first; empty if that was not asked for."""
+    swaps: tuple[Swap, ...] = ()
+    layers: tuple[LayerSimilarities, ...] = ()
 
 
 def compare_usages(
@@ -55,13 +105,54 @@ def compare_usages(
             raise InvalidInputError(
                 f"{encoder.name} sees nothing in {usage.word!r}: mark a word made of letters or digits"
             )
-    nearest = background.nearest(vectors, words=[u.word for u in usages], k=k) if background is not None else []
+    words = [usage.word for usage in usages]
+    nearest = background.nearest(vectors, words=words, k=k) if background is not None else []
+    lookup = static if background is not None and isinstance(static, WordNeighbours) else None
+    static_vectors = None if static is None else static.encode_usages(usages)
     return Comparison(
         usages=tuple(usages),
         contextual=similarities(vectors),
-        static=None if static is None else similarities(static.encode_usages(usages)),
+        static=None if static_vectors is None else similarities(static_vectors),
         nearest=tuple(map(tuple, nearest)),
+        vectors=vectors,
+        static_vectors=static_vectors,
+        nearest_static=() if lookup is None else tuple(_lookup_nearest(lookup, word, k) for word in words),
     )
+
+
+def layer_similarities(
+    usages: Sequence[Usage], *, encoder: UsageEncoder, layers: Sequence[int]
+) -> list[LayerSimilarities]:
+    """Compare uses in each of several layers, 0 being the embedding, where no context has been seen yet."""
+    return [LayerSimilarities(layer, similarities(encoder.encode_usages(usages, layer=layer))) for layer in layers]
+
+
+def parting_layer(layers: Sequence[LayerSimilarities]) -> int | None:
+    """Return the layer in which uses part, the first of equals; None without calibrated layers or for one use alone.
+
+    Three or more uses part where the probabilities of their pairs differ most, two where theirs is the lowest.
+    """
+    best: tuple[float, int] | None = None
+    for view in layers:
+        places = pairs(len(view.similarities))
+        if view.calibration is None or not places:
+            return None
+        chances = view.calibration.probability([view.similarities[place] for place in places])
+        parted = float(np.ptp(chances)) if len(places) > 1 else -float(chances[0])
+        if best is None or parted > best[0]:
+            best = parted, view.layer
+    return None if best is None else best[1]
+
+
+def plane(vectors: Vectors) -> Vectors:
+    """Lay unit vectors (N, D) out in the plane of their principal components, (N, 2); one alone is at the origin."""
+    from sklearn.decomposition import PCA
+
+    points = np.zeros((len(vectors), 2), dtype=np.float32)
+    if np.ptp(vectors, axis=0).max(initial=0.0) > 0:
+        width = min(2, *vectors.shape)
+        points[:, :width] = PCA(width, svd_solver="full").fit_transform(vectors)
+    return points
 
 
 def similarities(vectors: Vectors) -> Vectors:
@@ -75,3 +166,38 @@ def similarities(vectors: Vectors) -> Vectors:
     products[unknown, :] = np.nan
     products[:, unknown] = np.nan
     return products
+
+
+def letter(number: int) -> str:
+    """Name uses A, B, ... Z, A1, B1, ..."""
+    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+
+
+def marked(usage: Usage) -> str:
+    """Write a use with its word in brackets."""
+    return f"{usage.text[: usage.start]}[{usage.word}]{usage.text[usage.end :]}"
+
+
+def scale_note(found: Findings) -> str:
+    """Say in a line what the scale rests on, and for two uses what it says."""
+    scale, contextual = found.calibration, found.comparison.contextual
+    if scale is None:
+        return ""
+    pair = ""
+    if len(contextual) == 2 and scale.quantiles:
+        percentile = float(scale.percentile(contextual[0, 1]))
+        pair = f"more alike than {percentile:.2f} % of random pairs of uses in {found.background}; "
+    if scale.threshold is None:
+        return f"{pair}similarity tells nothing about the sense on {scale.fitted_on}: every pair has the base rate"
+    return (
+        f"{pair}the same sense is likelier than not from a similarity of {scale.threshold:.2f} on ({scale.fitted_on})"
+    )
+
+
+def pairs(number: int) -> list[tuple[int, int]]:
+    """Return the pairs of so many uses, the first one's first."""
+    return [(i, j) for i in range(number) for j in range(i + 1, number)]
+
+
+def _lookup_nearest(static: WordNeighbours, word: str, k: int) -> tuple[tuple[str, float], ...]:
+    return tuple(static.nearest(word, k=k)) if word in static else ()

@@ -159,7 +159,7 @@ def _attend(parts: Tensor) -> Tensor:
         query, key, value = parts
         return functional.scaled_dot_product_attention(query, key, value)
     together = max(1, MOST_SCORES // (heads * length * length))
-    mixed = [_products(some) for some in parts.split(together, dim=1)]
+    mixed = [_products(some) for some in torch.split(parts, together, dim=1)]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 

@@ -32,7 +32,7 @@ def heatmap(
     """Draw a matrix with its numbers written in the cells.
 
     Args:
-        matrix: Any range, (R, C); the darkest cell has the largest magnitude, negative cells are orange.
+        matrix: Any range, (R, C); the darkest cell has the largest magnitude, negative cells are orange, NaN is a dash.
         rows: R names.
         columns: C names.
         caption: Plain text below.
@@ -41,13 +41,14 @@ def heatmap(
     """
     values = np.asarray(matrix, dtype=np.float64)
     left = 12 + 7 * max((len(name) for name in rows), default=0)
-    scale = float(np.abs(values).max()) if values.size else 1.0
+    scale = float(np.nan_to_num(np.abs(values)).max()) if values.size else 1.0
     marks = [_text(left + (c + 0.5) * cell, 14, name, "middle") for c, name in enumerate(columns)]
     for r, name in enumerate(rows):
         y = 22 + r * cell * 0.7
         marks.append(_text(left - 6, y + cell * 0.35 + 4, name, "end"))
         for c, column in enumerate(columns):
-            strength = abs(values[r, c]) / scale if scale else 0.0
+            known = not np.isnan(values[r, c])
+            strength = abs(values[r, c]) / scale if scale and known else 0.0
             colour = COLOURS[0] if values[r, c] >= 0 else COLOURS[1]
             marks.append(
                 Markup(
@@ -56,14 +57,14 @@ def heatmap(
                 ).format(
                     name,
                     column,
-                    f"{values[r, c]:.{digits + 2}f}",
+                    f"{values[r, c]:.{digits + 2}f}" if known else "unknown",
                     left + c * cell,
                     y,
                     cell,
                     cell * 0.7,
                     colour,
                     0.75 * strength,
-                    _text(left + (c + 0.5) * cell, y + cell * 0.35 + 4, f"{values[r, c]:.{digits}f}", "middle"),
+                    _text(left + (c + 0.5) * cell, y + cell * 0.35 + 4, _shown(values[r, c], digits), "middle"),
                 )
             )
     return _figure(marks, caption, width=left + cell * len(columns) + 8, height=int(30 + cell * 0.7 * len(rows)))
@@ -141,24 +142,76 @@ def bars(
     return _figure(marks, caption, height=20 + 26 * len(values))
 
 
-def weighted_text(text: str, weights: Sequence[tuple[int, int, float]], *, caption: str) -> Markup:
+def tree(links: NDArray[Any], *, names: Sequence[str], groups: Sequence[str], caption: str) -> Markup:
+    """Draw a dendrogram, leaves down the left side; joins stand at the distance at which they were made.
+
+    Args:
+        links: As scipy's ``linkage`` returns them, (N - 1, 4).
+        names: N names of leaves, shown beside them.
+        groups: N names of groups, each with its own mark.
+        caption: Plain text below.
+    """
+    kinds, leaves = list(dict.fromkeys(groups)), len(names)
+    left, right, step = 16 + 6.2 * max((len(name) for name in names), default=0), 320.0, 18
+    children = {leaves + n: (int(a), int(b)) for n, (a, b) in enumerate(links[:, :2])}
+    order: list[int] = []
+    waiting = [leaves + len(links) - 1 if len(links) else 0]
+    while waiting:
+        node = waiting.pop()
+        if node < leaves:
+            order.append(node)
+        else:
+            waiting += reversed(children[node])
+    top = float(links[:, 2].max()) if len(links) and links[:, 2].max() > 0 else 1.0
+    places = {leaf: (left, 14.0 + step * row) for row, leaf in enumerate(order)}
+    marks = []
+    for node, (a, b) in children.items():
+        x = left + 14 + (right - 14) * float(links[node - leaves, 2]) / top
+        (xa, ya), (xb, yb) = places[a], places[b]
+        places[node] = x, (ya + yb) / 2
+        marks.append(
+            Markup('<path d="M{:.1f} {:.1f}H{:.1f}V{:.1f}H{:.1f}" fill="none" stroke="currentColor"/>').format(
+                xa, ya, x, yb, xb
+            )
+        )
+    for leaf in order:
+        x, y = places[leaf]
+        marks += [
+            _text(x - 12, y + 4, names[leaf], "end"),
+            _point(x, y, kinds.index(groups[leaf]), f"{groups[leaf]}: {names[leaf]}"),
+        ]
+    return _figure(marks, caption, width=int(left + right + 24), height=20 + step * leaves, legend=kinds)
+
+
+def weighted_text(
+    text: str,
+    weights: Sequence[tuple[int, int, float]],
+    *,
+    caption: str,
+    mark: tuple[int, int] | None = None,
+) -> Markup:
     """Return a text whose words are shaded by weight; the weight itself is the tooltip of each word.
 
     Args:
         text: Plain text.
         weights: Start, end and weight of each word, in order and apart; the shade is relative to the largest magnitude.
         caption: Plain text below.
+        mark: Start and end of one more word, the one in question, which is underlined.
     """
     top = max((abs(weight) for _, _, weight in weights), default=0.0) or 1.0
-    pieces, position = [], 0
-    for start, end, weight in weights:
-        colour = "0,114,178" if weight >= 0 else "213,94,0"
-        pieces += [
-            escape(text[position:start]),
-            Markup('<span tabindex="0" title="{:.4f}" style="background:rgba({},{:.3f})">{}</span>').format(
-                weight, colour, 0.6 * abs(weight) / top, text[start:end]
-            ),
-        ]
+    pieces: list[Markup] = []
+    position = 0
+    for start, end, weight in sorted([*weights, *([] if mark is None else [(*mark, 0.0)])]):
+        pieces.append(escape(text[position:start]))
+        if (start, end) == mark:
+            pieces.append(Markup("<b><u>{}</u></b>").format(text[start:end]))
+        else:
+            colour = "0,114,178" if weight >= 0 else "213,94,0"
+            pieces.append(
+                Markup('<span tabindex="0" title="{:.4f}" style="background:rgba({},{:.3f})">{}</span>').format(
+                    weight, colour, 0.6 * abs(weight) / top, text[start:end]
+                )
+            )
         position = end
     body = Markup("").join([*pieces, escape(text[position:])])
     return Markup("<figure><p>{}</p><figcaption>{}</figcaption></figure>").format(body, caption)
@@ -211,8 +264,13 @@ def _axes(across: tuple[float, float], up: tuple[float, float], x_label: str, y_
 
 
 def _placed(points: NDArray[np.float64]) -> list[tuple[float, float]]:
-    across, up = _extent(points[:, 0]), _extent(points[:, 1])
-    return [(_scaled(x, across, 16, WIDTH - 16), _scaled(y, up, HEIGHT - 16, 16)) for x, y in points]
+    if not len(points):
+        return []
+    low, high = points.min(axis=0), points.max(axis=0)
+    room = np.array([WIDTH - 32, HEIGHT - 32])
+    unit = float(((high - low) / room).max()) or 1.0  # one scale for both: distances are what a map shows
+    places = np.array([WIDTH, HEIGHT]) / 2 + (points - (low + high) / 2) / unit * [1, -1]
+    return [(x, y) for x, y in places.tolist()]
 
 
 def _extent(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -232,6 +290,10 @@ def _height(value: float, extent: tuple[float, float]) -> float:
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
+def _shown(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _colour(group: int) -> str:

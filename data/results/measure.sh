@@ -15,6 +15,30 @@ bench() { # the sets that ship, then the development sets; three systems in one 
   for kind in words sentences retrieval; do ctxembed bench $kind --data "$EVAL" "${systems[@]}" -o "$here/dev-$kind.json" --format table; done
 }
 
+duel() { # contextual against static (docs/results.md): two models, and every lookup beside them; MODEL as for `speed`
+  local model=${MODEL:-$RUN/minilm} out="$here/duel"
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  local systems=(-m "$encoder" -m "$model" --against "static:$static" --against "layer0:$encoder" --against "twin:$encoder" --against "layer0:$model")
+  local baselines=(--against length --against random --against constant)
+  mkdir -p "$out"
+  for kind in words senses; do ctxembed bench $kind "${systems[@]}" "${baselines[@]}" -o "$out/shipped-$kind.json"; done
+  ctxembed bench retrieval -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 "${baselines[@]}" -o "$out/shipped-retrieval.json"
+  for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" "${systems[@]}" "${baselines[@]}" -o "$out/$set.json"; done
+  ctxembed bench similarity --data "$EVAL/wordsim" "${systems[@]}" -o "$out/wordsim.json"
+  ctxembed bench similarity --data "$EVAL/wordsim" --by-frequency "${systems[@]}" -o "$out/wordsim-by-frequency.json"
+  for set in stsb sick; do
+    ctxembed bench sentences --data "$EVAL/$set" "${systems[@]}" --against "static+sif:$static" --against "static+sif+common:$static" --against length --against random -o "$out/$set.json"
+  done
+  for set in cranfield adi; do
+    ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 --against length -o "$out/$set.json"
+  done
+  ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"
+}
+
+lookup-speed() { # what a lookup saves: the sample corpus into sentence vectors and word vectors, best of three
+  python3 "$here/lookup_speed.py" "$encoder" "$static" ${MODEL:+"$MODEL"} > "$here/duel/lookup-speed.json"
+}
+
 demo() { # twice: the first run fills the cache of background words
   for run in cold warm; do ctxembed demo 2>&1 | tee "$here/demo.txt" | tail -n 1 | sed "s/^/demo, $run: /"; done
 }
@@ -67,12 +91,16 @@ PY
   ctxembed info --format json >> "$log"
 }
 
-training-scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
-  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-150}" --threads "${THREADS:-1}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
-    > "$here/scaling.txt"
+compare() { # how true the probabilities are, and how often --why puts the word that decides the sense first
+  local model=${MODEL:-$RUN/minilm} kind
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  for kind in reliability why; do
+    ctxembed compare --measure $kind -m "$encoder" --static "$static" --format json > "$here/compare-$kind.json"
+    ctxembed compare --measure $kind -m "$model" --no-static --format json > "$here/compare-$kind-minilm.json"
+  done
 }
 
-speed() { # tokens a second of masked-language training, and the loss after equal tokens
+training-speed() { # tokens a second of masked-language training, and the loss after equal tokens
   ctxembed bench training "$CORPUS/openstax.txt.zst" --against transformers-eager --against transformers-sdpa \
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
 }
@@ -116,6 +144,15 @@ import-parity() { # an imported model beside its original in transformers and se
   rm -rf "$imported"
   ctxembed import "$original" -o "$imported"
   python3 "$here/import_parity.py" "$original" "$imported" "$CORPUS/ud_ewt_gum.txt.zst" "$here/import-parity.json"
+}
+
+planted-shift() { # power and false reports of `shift`: pseudo-words, and senses of labelled words, entering at known rates
+  python3 "$here/planted_shift.py" "$CORPUS/us_state_historian.txt.zst" "$here/planted-shift.json" -m "$encoder" \
+    --labelled "$EVAL"/senseval_line_hard_serve_interest/*.jsonl.gz
+}
+
+senses() { # groups of labelled uses beside groupings that know nothing
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
 }
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
@@ -163,6 +200,11 @@ notes = json.load(open(training))
 kept = {name: notes.get(name) for name in ("steps", "tokens_seen", "seed", "budget", "held_out", "environment")}
 json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
+}
+
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+  local rows=${ROWS:-1000000}
+  python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
 for part in $parts; do "$part"; done

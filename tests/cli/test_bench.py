@@ -70,44 +70,102 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_words_print_accuracy_with_where_the_threshold_came_from(model: Path, data: Path) -> None:
+FIELDS = ["system", "task", "metric", "value", "low", "high", "rows", "coverage"]
+
+
+def test_words_print_a_row_for_every_figure(model: Path, data: Path) -> None:
     [row] = json.loads(bench("words", "--data", data, "-m", model, "--format", "json").stdout)
-    assert (row["system"], row["task"], row["split"], row["metric"]) == ("line", "wic", "dev", "accuracy")
-    assert (row["value"], row["items"], row["coverage"], row["threshold_from"]) == (1.0, 4, 0.75, "train")
+    assert list(row) == FIELDS
+    assert (row["system"], row["task"], row["metric"]) == ("line", "wic", "accuracy")
+    assert (row["value"], row["low"], row["high"], row["rows"], row["coverage"]) == (1.0, 1.0, 1.0, 4, 0.75)
 
 
 def test_sentences_print_spearman(model: Path, data: Path) -> None:
     [row] = csv.DictReader(io.StringIO(bench("sentences", "--data", data, "-m", model, "--format", "csv").stdout))
-    assert (row["metric"], float(row["value"]), row["threshold"]) == ("spearman", pytest.approx(1.0), "")
+    assert list(row) == FIELDS
+    assert (row["metric"], float(row["value"])) == ("spearman", pytest.approx(1.0))
 
 
-def test_retrieval_prints_ndcg_and_recall(model: Path, data: Path) -> None:
+def test_retrieval_prints_ndcg_recall_and_map(model: Path, data: Path) -> None:
     lines = bench("retrieval", "--data", data, "-m", model, "--format", "jsonl").stdout.splitlines()
     rows = [json.loads(line) for line in lines]
     # "warm" itself is first, the relevant "hot" second.
     assert [(row["metric"], row["value"]) for row in rows] == [
         ("nDCG@10", pytest.approx(1 / np.log2(3))),
         ("recall@100", 1.0),
+        ("MAP", 0.5),
     ]
 
 
-def test_table_sets_systems_under_each_figure_and_leaves_unused_columns_out(
-    tmp_path: Path, model: Path, data: Path
-) -> None:
+def test_similarity_prints_spearman_of_words_alone(model: Path, data: Path) -> None:
+    rows = [{"word1": "warm", "word2": other, "score": score} for other, score in (("hot", 5), ("wet", 3), ("icy", 1))]
+    write(data / "pairs.jsonl", rows)
+    [row] = json.loads(bench("similarity", "--data", data, "-m", model, "--format", "json").stdout)
+    assert (row["task"], row["metric"], row["value"], row["rows"]) == ("pairs", "spearman", pytest.approx(1.0), 3)
+
+
+def test_senses_print_nearest_neighbour_accuracy(model: Path, data: Path) -> None:
+    uses = [("warm", "heat"), ("hot", "heat"), ("cold", "frost"), ("icy", "frost")]
+    rows = [{"lemma": "w", "text": word, "start": 0, "end": len(word), "sense": sense} for word, sense in uses]
+    write(data / "uses.jsonl", rows)
+    result = bench("senses", "--data", data / "uses.jsonl", "-m", model, "--format", "json")
+    [row] = json.loads(result.stdout)
+    assert (row["metric"], row["value"], row["rows"]) == ("1-NN accuracy", 1.0, 2)
+    assert "always the most frequent sense would score 0.500" in result.stderr
+
+
+def test_table_has_systems_as_rows_and_tasks_as_columns(tmp_path: Path, model: Path, data: Path) -> None:
     other = tmp_path / "other"
     StaticVectors(WORDS, np.ones((5, 2), dtype=np.float32), np.ones(5, dtype=np.int64), name="other").save(other)
-    table = bench("retrieval", "--data", data, "-m", model, "-m", other).stdout
-    assert [line.split()[0] for line in table.splitlines()] == ["system", "line", "other", "line", "other"]
-    assert "nDCG@10" in table
-    assert "threshold" not in table
+    table = bench("words", "--data", data, "-m", model, "-m", other).stdout
+    lines = table.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["accuracy,", "system", "line", "other"]
+    assert lines[1].split() == ["system", "wic"]
+    assert "1.000 [1.000, 1.000] 12.5% unknown" in lines[2]
+    assert "accuracy of wic: 4 rows of dev, threshold from train; intervals draw each row" in table
+    assert "paired, p corrected for 1 comparisons" in table
+
+
+def test_peers_stand_behind_the_models_in_the_order_given(tmp_path: Path, model: Path, data: Path) -> None:
+    other = tmp_path / "other"
+    StaticVectors(WORDS, np.ones((5, 2), dtype=np.float32), np.ones(5, dtype=np.int64), name="other").save(other)
+    call = ["retrieval", "--data", data, "-m", model, "--against", "bm25", "--against", "length"]
+    rows = json.loads(bench(*call, "--against", f"static:{other}", "--format", "json").stdout)
+    assert list(dict.fromkeys(row["system"] for row in rows)) == ["line", "bm25 (bm25s)", "length", "other"]
+
+
+def test_bm25_is_refused_where_nothing_is_ranked(model: Path, data: Path) -> None:
+    with pytest.raises(InvalidInputError, match="ranks documents for queries: name it for `bench retrieval` only"):
+        bench("words", "--data", data, "-m", model, "--against", "bm25")
+
+
+def test_page_stands_by_itself_and_has_every_figure(tmp_path: Path, model: Path, data: Path) -> None:
+    page = tmp_path / "page.html"
+    bench("words", "--data", data, "-m", model, "--against", "random", "--html", page)
+    text = page.read_text(encoding="utf-8")
+    assert "threshold from train" in text
+    assert text.count("<svg") == 1
+    assert "random" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
 
 
 def test_what_is_left_out_is_said_on_stderr(model: Path, data: Path) -> None:
     words = bench("words", "--data", data, "-m", model)
     assert "3 files or folders hold nothing for words: find/corpus.jsonl, find/queries.jsonl" in words.stderr
-    assert "line: 25.0% of the pairs of wic have no vector on at least one side" in words.stderr
+    assert "line: 25.0% of the rows of wic have no vector on at least one side" in words.stderr
     retrieval = bench("retrieval", "--data", data / "find", "-m", model)
     assert "find: 1 of 2 queries have no relevant document and are not scored" in retrieval.stderr
+
+
+@pytest.mark.usefixtures("shipped_models")
+def test_shipped_model_is_set_against_its_static_vectors_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CTXEMBED_MODEL", raising=False)
+    context, lookup = json.loads(bench("words", "--format", "json").stdout)
+    assert list(context) == FIELDS
+    assert (context["task"], context["metric"], context["rows"]) == ("word_in_context", "accuracy", 864)
+    assert lookup["value"] == 0.5  # by construction
+    assert context["low"] > 0.5
 
 
 def test_output_file_carries_the_results_and_the_seed(tmp_path: Path, model: Path, data: Path) -> None:
@@ -139,13 +197,12 @@ def test_sentences_without_data_say_the_way_out(model: Path) -> None:
 def test_shipped_words_of_static_vectors_are_at_chance(model: Path) -> None:
     result = bench("words", "-m", model, "--format", "json")
     [row] = json.loads(result.stdout)
-    assert (row["task"], row["split"], row["threshold_from"]) == ("word_in_context", "test", "dev")
     # "cold" is among the scored words: its vectors are all one, and so are the labels in equal number.
-    assert (row["value"], row["items"]) == (0.5, 864)
+    assert (row["task"], row["value"], row["rows"]) == ("word_in_context", 0.5, 864)
     assert 0 < row["coverage"] < 0.1
 
 
-@pytest.mark.parametrize("kind", ["words", "sentences", "retrieval"])
+@pytest.mark.parametrize("kind", ["words", "sentences", "retrieval", "similarity", "senses"])
 def test_help_says_the_format_and_gives_an_example(kind: str) -> None:
     text = bench(kind, "--help").stdout
     assert ".jsonl" in text

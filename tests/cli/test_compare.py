@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,8 @@ RIVER, MONEY = "the [bank] of the river", "the [bank] lent money"
 
 
 def compared(run: Run, *arguments: str | Path, **options: Any) -> Outcome:
-    """Compare without what takes long: nearest words."""
-    return run("compare", *arguments, "--nearest", "0", **options)
+    """Compare without what takes long: nearest words, and the calibrated scale."""
+    return run("compare", *arguments, "--nearest", "0", "--raw", **options)
 
 
 def test_json_holds_uses_and_both_matrices(run: Run, model: Path, static: Path) -> None:
@@ -72,12 +74,16 @@ def test_words_of_the_corpus_are_computed_once(run: Run, tmp_path: Path, model: 
 def test_table_shows_the_uses_and_both_matrices(run: Run, model: Path, static: Path) -> None:
     outcome = run("compare", RIVER, MONEY, "-m", model, "--static", static)
     blocks = [block.splitlines() for block in outcome.stdout.split("\n\n")]
-    uses, contextual, lookup, (where, *nearest) = blocks
+    uses, matrices, scale, (where, *nearest), (looked_up, *lookup) = blocks
     assert [line.split(maxsplit=1)[1].strip() for line in uses[1:]] == [RIVER, MONEY]
-    assert (contextual[0], lookup[0]) == ("in context: model", "static lookup: static")
-    assert [line.split() for line in lookup[1:]] == [["A", "B"], ["A", "1.00", "1.00"], ["B", "1.00", "1.00"]]
+    titles = ["in context: model", "same sense: probability", "static lookup: static"]
+    assert re.split(" {4,}", matrices[0].strip()) == titles
+    assert [line.split()[-3:] for line in matrices[2:]] == [["A", "1.00", "1.00"], ["B", "1.00", "1.00"]]
+    assert re.match(r"more alike than [\d.]+ % of random pairs of uses in the sample corpus; ", scale[0])
     assert where == "used most like it in the sample corpus"
     assert [line.split()[0] for line in nearest] == ["use", "A", "B"]
+    assert looked_up == "nearest by static lookup in static"
+    assert [line.split()[0] for line in lookup] == ["word", "bank"]
     assert outcome.stderr.startswith("computed by model on cpu in ")
 
 
@@ -200,7 +206,7 @@ READING_OPTIONS = {"--text-column": ["body"], "--split-sentences": [], "--stdin-
 @pytest.mark.parametrize(("option", "value"), READING_OPTIONS.items(), ids=list(READING_OPTIONS))
 def test_reading_option_without_a_corpus_is_refused(run: Run, model: Path, option: str, value: list[str]) -> None:
     outcome = compared(run, RIVER, "-m", model, "--no-static", option, *value, code=2)
-    assert f"{option} does nothing without --corpus: leave it out" in outcome.stderr
+    assert f"{option} does nothing without --corpus or --file: leave it out" in outcome.stderr
 
 
 def test_corpus_is_read_as_the_reading_options_say(run: Run, tmp_path: Path, model: Path) -> None:
@@ -233,7 +239,201 @@ def test_models_that_ship_tell_the_river_from_the_money(run: Run) -> None:
     ],
 )
 def test_the_word_named_and_the_word_marked_agree_on_a_place(use: str, word: str, found: tuple[int, int]) -> None:
-    from ctxembed_cli.compare import read_usage
+    from ctxembed_cli.compare_uses import read_usage
 
     usage = read_usage(use, word)
     assert (usage.start, usage.end) == found
+
+
+# Why, and what if
+
+
+def test_why_ranks_every_context_word_of_each_use(run: Run, model: Path) -> None:
+    record = compared(run, RIVER, MONEY, "-m", model, "--no-static", "--why", "--format", "json").json
+    for number, words in enumerate((["of", "river", "the", "the"], ["lent", "money", "the"])):
+        use = record["uses"][number]
+        assert sorted(each["word"] for each in use["why"]) == words
+        moves = [each["move"] for each in use["why"]]
+        assert moves == sorted(moves, reverse=True)
+        assert moves[0] > 0
+        for each in use["why"]:
+            assert use["text"][each["start"] : each["end"]] == each["word"]
+            assert each["towards"][number] is None
+            assert -2 <= each["towards"][1 - number] <= 2
+
+
+def test_why_agrees_with_leaving_the_word_out_by_hand(run: Run, model: Path) -> None:
+    arguments = ["-m", model, "--no-static", "--precision", "float32", "--format", "json"]
+    record = compared(run, RIVER, MONEY, "--why", *arguments).json
+    (river,) = [each for each in record["uses"][0]["why"] if each["word"] == "river"]
+    by_hand = compared(run, RIVER, "the [bank] of the", MONEY, *arguments).json["contextual"]
+    assert river["move"] == pytest.approx(1 - by_hand[0][1], abs=1e-5)
+    assert river["towards"][1] == pytest.approx(by_hand[0][2] - by_hand[1][2], abs=1e-5)
+
+
+def test_why_in_rows_has_a_row_for_each_word(run: Run, model: Path) -> None:
+    rows = compared(run, RIVER, MONEY, "-m", model, "--no-static", "--why", "--format", "jsonl").jsonl
+    assert len(rows) == 7
+    assert set(rows[0]) == {"use", "without", "moves", "towards other use", "start", "end"}
+    masked = compared(run, RIVER, MONEY, "-m", model, "--no-static", "--why", "--occlude", "mask", "--format", "jsonl")
+    assert {row["without"]: row["moves"] for row in masked.jsonl} != {row["without"]: row["moves"] for row in rows}
+
+
+def test_swap_shows_the_drift(run: Run, model: Path) -> None:
+    arguments = ["-m", model, "--no-static", "--precision", "float32", "--format", "json"]
+    (swap,) = compared(run, RIVER, MONEY, "--swap", "river=loan", *arguments).json["swaps"]
+    assert (swap["use"], swap["from"], swap["to"], swap["text"]) == (0, "river", "loan", "the bank of the loan")
+    by_hand = compared(run, RIVER, "the [bank] of the loan", MONEY, *arguments).json["contextual"]
+    assert swap["drift"] == pytest.approx(1 - by_hand[0][1], abs=1e-5)
+    assert swap["after"] == pytest.approx([by_hand[1][0], by_hand[1][2]], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--swap", "sea=loan"], 1, "the word 'sea' stands in no context"),
+        (["--swap", "river"], 2, "'river': write it as OLD=NEW"),
+        (["--occlude", "mask"], 2, "--occlude does nothing without --why"),
+        (["--max-uses", "3"], 2, "--max-uses does nothing with uses that are given"),
+        (["--layers", "top"], 2, "'top': write all, or numbers such as 0,3,6"),
+        (["--layers", "9"], 1, "layer = 9"),
+        (["--why", "--layers", "0", "--format", "csv"], 2, "rows of different kinds"),
+        (["--measure", "why"], 2, "leave uses, --file and --corpus out"),
+    ],
+)
+def test_wish_that_cannot_be_met_is_one_line(
+    run: Run, model: Path, options: list[str], code: int, message: str
+) -> None:
+    assert message in compared(run, RIVER, "-m", model, "--no-static", *options, code=code).stderr
+
+
+def test_layers_show_every_pair_in_every_layer(run: Run, model: Path) -> None:
+    arguments = ["-m", model, "--no-static", "--layers", "all", "--nearest", "0", "--format", "json"]
+    layers = run("compare", RIVER, MONEY, *arguments).json["layers"]
+    assert [view["layer"] for view in layers] == [0, 1, 2]
+    assert layers[0]["similarities"][0][1] == pytest.approx(1, abs=1e-3)
+    assert len({view["similarities"][0][1] for view in layers}) == 3
+    assert all(0 < view["probability"][0][1] < 1 for view in layers)
+    rows = compared(run, RIVER, MONEY, "-m", model, "--no-static", "--layers", "0,2", "--format", "jsonl").jsonl
+    assert [(row["layer"], row["first"], row["second"]) for row in rows] == [(0, "A", "B"), (2, "A", "B")]
+
+
+def test_static_vectors_have_no_layers_to_compare(run: Run, static: Path) -> None:
+    outcome = compared(run, RIVER, "-m", static, "--no-static", "--layers", "all", code=1)
+    assert "static has no layers to compare" in outcome.stderr
+
+
+# The calibrated scale
+
+
+def test_json_has_the_calibrated_scale_beside_the_raw_one(run: Run, model: Path, static: Path) -> None:
+    uses = [RIVER, MONEY, "a muddy [bank]"]
+    record = run("compare", *uses, "-m", model, "--static", static, "--nearest", "0", "--format", "json").json
+    contextual, probability, percentile = (
+        np.array(record[name]) for name in ("contextual", "probability", "percentile")
+    )
+    curve = record["calibration"]
+    assert curve["fitted_on"] == "word_in_context dev"
+    expected = 1 / (1 + np.exp(-(curve["slope"] * contextual + curve["intercept"])))
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    assert ((percentile >= 0) & (percentile <= 100)).all()
+    order = np.argsort(contextual.ravel())
+    assert (np.diff(percentile.ravel()[order]) >= 0).all()
+    np.testing.assert_allclose(record["static_probability"], 0.5, atol=0.05)  # it cannot tell
+
+
+def test_reliability_is_measured_on_the_other_half(run: Run, model: Path, static: Path) -> None:
+    record = run("compare", "--measure", "reliability", "-m", model, "--static", static, "--format", "json").json
+    encoder, lookup = record["results"]
+    assert (encoder["system"], lookup["system"]) == ("model", "static")
+    assert (encoder["fitted_on"], encoder["measured_on"]) == ("word_in_context dev", "word_in_context test")
+    assert encoder["pairs"] == sum(each["pairs"] for each in encoder["bins"]) == 864
+    assert 0 <= encoder["expected_calibration_error"] < 0.5
+    assert lookup["accuracy"] == pytest.approx(0.5, abs=0.02)
+    table = run("compare", "--measure", "reliability", "-m", model, "--no-static").stdout
+    assert table.startswith("fitted on word_in_context dev, measured on word_in_context test")
+
+
+# Where uses come from
+
+
+def test_uses_of_a_file_are_read_by_place_by_word_or_by_mark(run: Run, tmp_path: Path, model: Path) -> None:
+    rows = [
+        {"text": "a bank by a bank", "start": 12, "end": 16},
+        {"text": "the cell divides", "word": "cell"},
+        {"text": "the [bank] lent money"},
+    ]
+    (tmp_path / "uses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "uses.csv").write_text("text,word,start,end\na bank by a bank,,12,16\nthe cell divides,cell,,\n")
+    (tmp_path / "uses.txt").write_text("a bank by a [bank]\nthe [cell] divides\n")
+    wanted = [("bank", 12), ("cell", 4), ("bank", 4)]
+    for name, number in (("uses.jsonl", 3), ("uses.csv", 2), ("uses.txt", 2)):
+        record = compared(run, "--file", name, "-m", model, "--no-static", "--format", "json").json
+        assert [(use["word"], use["start"]) for use in record["uses"]] == wanted[:number]
+
+
+def test_row_of_a_file_that_names_no_word_is_refused_by_its_place(run: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "uses.txt").write_text("the [bank]\nno mark\n")
+    assert "error: uses:2: 0 words are marked" in compared(run, "--file", "uses.txt", "-m", model, code=1).stderr
+    (tmp_path / "uses.jsonl").write_text('{"text": "a bank", "start": 2, "end": 9}\n')
+    assert "characters 2 to 9 are not inside" in compared(run, "--file", "uses.jsonl", "-m", model, code=1).stderr
+
+
+def test_uses_are_found_in_a_corpus_and_sampled_by_seed(run: Run, sample: Path, model: Path) -> None:
+    def found(*options: str) -> tuple[list[str], str]:
+        arguments = ["--corpus", sample, "--word", "Bank", *options, "-m", model, "--no-static", "--format", "json"]
+        outcome = compared(run, *arguments)
+        for use in outcome.json["uses"]:
+            assert use["word"].casefold() == "bank"
+        return [use["text"] for use in outcome.json["uses"]], outcome.stderr
+
+    (few, said), (again, _), (other, _) = (found("--max-uses", "3", *more) for more in ([], [], ["--seed", "5"]))
+    assert len(few) == 3
+    assert few == again != other
+    assert re.match(r"3 of the \d+ documents with 'Bank', drawn with seed 1\n", said)
+    everything, _ = found("--max-uses", "500")
+    assert set(few) | set(other) <= set(everything)
+
+
+def test_word_that_the_corpus_has_not_is_refused(run: Run, sample: Path, model: Path) -> None:
+    outcome = compared(run, "--corpus", sample, "--word", "quagga", "-m", model, "--no-static", code=1)
+    assert "the word 'quagga' does not occur in the corpus" in outcome.stderr
+    assert "nothing to compare: give uses" in run("compare", "-m", model, code=2).stderr
+
+
+# On a terminal
+
+
+def test_words_that_matter_are_shaded_where_there_are_colours() -> None:
+    from ctxembed_cli.compare_output import use_text
+    from rich.console import Console
+
+    from ctxembed.meaning.compare import Comparison, Findings
+    from ctxembed.meaning.occlusion import Influence
+    from ctxembed.text import parse_usage
+
+    one = np.ones((1, 1), dtype=np.float32)
+    result = Comparison((parse_usage("a [bank] lent money"),), one, static=None, nearest=(), vectors=one)
+    why = ((Influence("money", 12, 17, 0.4), Influence("a", 0, 1, 0.0)),)
+    text = use_text(Findings(comparison=result, model="x", why=why), 0)
+    assert text.plain == "a [bank] lent money"
+    (strong,) = [text.plain[span.start : span.end] for span in text.spans if "white on" in str(span.style)]
+    assert strong == "money"
+    terminal = Console(force_terminal=True, color_system="truecolor", width=80, file=io.StringIO())
+    terminal.print(text)
+    assert "\x1b[" in terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_nothing_but_plain_text_goes_into_a_pipe(run: Run, model: Path, static: Path) -> None:
+    assert "\x1b" not in compared(run, RIVER, MONEY, "-m", model, "--static", static, "--why").stdout
+
+
+def test_html_is_one_page_beside_the_usual_output(run: Run, tmp_path: Path, model: Path, static: Path) -> None:
+    arguments = [RIVER, MONEY, "-m", model, "--static", static, "--why", "--layers", "all", "--html", "out/page.html"]
+    outcome = run("compare", *arguments, "--format", "json")
+    assert "wrote out/page.html" in outcome.stderr
+    assert len(outcome.json["uses"]) == 2
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "percentile among random pairs of uses in the sample corpus" in page
+    assert "By static lookup: the vocabulary of static" in page

@@ -105,14 +105,14 @@ def test_folder_of_vectors_gives_the_index_of_its_text(run: Run, rows: Path, ind
     assert run(*search[:1], "idx", *search[1:]).json == run(*search[:1], index, *search[1:]).json
 
 
-def test_words_in_context_are_not_searched_by_text(run: Run, rows: Path, model: Path) -> None:
+def test_words_in_context_are_searched_by_a_marked_use(run: Run, rows: Path, model: Path) -> None:
     run("embed", rows, "-o", "words", "-m", model, "--unit", "word")
     run("index", "build", "words", "-o", "idx")
-    outcome = run("search", "idx", "bank", "-m", model, code=1)
-    assert outcome.stderr == (
-        "error: the index cannot be searched by text, its vectors are of unit 'word': search with the vector of a "
-        "word (search_vectors), or set words side by side with `ctxembed compare`\n"
-    )
+    assert "0 words are marked in 'bank'" in run("search", "idx", "bank", "-m", model, code=1).stderr
+    hits = run(
+        "search", "idx", "the [bank] of the river", "-k", "2", "--same-word", "-m", model, "--format", "json"
+    ).json
+    assert [hit["word"] for hit in hits] == ["bank", "bank"]
 
 
 @pytest.mark.parametrize("option", ["--ids", "--texts"])
@@ -126,9 +126,9 @@ def test_lines_beside_a_folder_of_vectors_are_refused(run: Run, rows: Path, stat
 def test_size_of_the_index_file_is_told(run: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "theirs.npy", np.ones((5000, 64), dtype=np.float32))
     outcome = run("index", "build", "theirs.npy", "-o", "idx")
-    size = Path("idx/index.1.faiss").stat().st_size / 2**20
+    size = Path("idx/vectors.1.faiss").stat().st_size / 2**20
     assert size > 1
-    assert f", index file {size:.1f} MiB, peak memory " in outcome.stderr
+    assert f", vectors {size:.1f} MiB, peak memory " in outcome.stderr
 
 
 def test_killed_overwrite_is_continued_from_the_command_line(run: Run, rows: Path, static: Path) -> None:
@@ -137,7 +137,7 @@ def test_killed_overwrite_is_continued_from_the_command_line(run: Run, rows: Pat
     refused = run("index", "build", rows, "-o", "idx", "-m", static, code=1)
     assert "holds an unfinished build: continue it with --resume" in refused.stderr
     run("index", "build", rows, "-o", "idx", "-m", static, "--resume")
-    assert sorted(path.name for path in Path("idx").iterdir()) == ["index.2.faiss", "manifest.json", "rows.2.sqlite"]
+    assert sorted(path.name for path in Path("idx").iterdir()) == ["manifest.json", "rows.2.sqlite", "vectors.2.faiss"]
 
 
 def test_array_of_another_tool_is_indexed_with_its_ids_and_texts(run: Run, tmp_path: Path, model: Path) -> None:
@@ -231,7 +231,7 @@ def test_equal_builds_give_equal_files(run: Run, rows: Path, model: Path) -> Non
     for output in ("first", "second"):
         run("index", "build", rows, "-o", output, "-m", model)
     names = sorted(path.name for path in Path("first").iterdir())
-    assert names == ["index.1.faiss", "manifest.json", "rows.1.sqlite"]
+    assert names == ["manifest.json", "rows.1.sqlite", "vectors.1.faiss"]
     for name in names:
         assert (Path("first") / name).read_bytes() == (Path("second") / name).read_bytes(), name
 
@@ -252,7 +252,7 @@ def test_folder_of_something_else_is_refused(run: Run, rows: Path, model: Path) 
 
 
 DAMAGE = {
-    "index changed": ("index.1.faiss", None, r"index\.1\.faiss is damaged \(its sha256 differs\)"),
+    "vectors changed": ("vectors.1.faiss", None, r"vectors\.1\.faiss is damaged \(its sha256 differs\)"),
     "rows changed": ("rows.1.sqlite", None, r"rows\.1\.sqlite is damaged \(its sha256 differs\)"),
     "rows gone": ("rows.1.sqlite", Path.unlink, r"rows\.1\.sqlite is missing"),
     "rows emptied": ("rows.1.sqlite", lambda path: path.write_bytes(b""), r"rows\.1\.sqlite is damaged \(0 bytes"),

@@ -123,7 +123,7 @@ def test_format_of_a_later_version_is_refused(run: Run, tmp_path: Path) -> None:
 PARTS = {
     "model": ("model.safetensors", "tokenizer.json"),
     "static": ("vectors.npy", "words.txt", "counts.npy"),
-    "index": ("index.1.faiss", "rows.1.sqlite"),
+    "index": ("vectors.1.faiss", "rows.1.sqlite"),
 }
 
 

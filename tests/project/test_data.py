@@ -206,3 +206,39 @@ def test_judgements_name_queries_and_documents_that_exist(corpus: list[Record]) 
     assert {document for _, document, _ in judgements} <= {row["id"] for row in corpus}
     assert {score for _, _, score in judgements} <= {"1", "2"}
     assert len({(query, document) for query, document, _ in judgements}) == len(judgements)
+
+
+# The cues
+
+
+@pytest.fixture(scope="module")
+def cues() -> list[Record]:
+    return read(DATA / "benchmarks" / "cues" / "cues.jsonl")
+
+
+def test_cues_mark_two_words_of_each_sentence(cues: list[Record]) -> None:
+    for row in cues:
+        spans = {(span.start, span.end) for span in word_spans(row["text"])}
+        assert {(row["start"], row["end"]), (row["cue_start"], row["cue_end"])} <= spans, row["id"]
+        assert is_form_of(row["text"][row["start"] : row["end"]], row["word"]) or row["word"] == "glasses"
+        assert row["text"][row["cue_start"] : row["cue_end"]] == row["cue"]
+
+
+def test_cue_is_all_that_the_two_sentences_of_a_word_differ_in(cues: list[Record]) -> None:
+    frames: dict[str, list[str]] = defaultdict(list)
+    for row in cues:
+        frames[row["word"]].append(row["text"][: row["cue_start"]] + "*" + row["text"][row["cue_end"] :])
+    assert len(frames) >= 20
+    assert {word: found for word, found in frames.items() if len(found) != 2 or len(set(found)) != 1} == {}
+    assert len({row["id"] for row in cues}) == len({row["text"] for row in cues}) == len(cues) >= 40
+
+
+def test_cues_stand_before_and_after_near_and_far(cues: list[Record]) -> None:
+    before = sum(row["cue_start"] < row["start"] for row in cues)
+    assert 0.3 < before / len(cues) < 0.7
+    between = [
+        len(word_spans(row["text"][min(row["end"], row["cue_end"]) : max(row["start"], row["cue_start"])]))
+        for row in cues
+    ]
+    assert min(between) <= 1
+    assert max(between) >= 7

@@ -17,6 +17,9 @@ from ctxembed_cli.main import ctxembed
 ROOT = Path(__file__).parents[2]
 README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "import.md"
 LESSON = ROOT / "docs" / "transformer.md"
+COMPARE = ROOT / "docs" / "compare.md"
+RESULTS = ROOT / "docs" / "results.md"
+MEANING = ROOT / "docs" / "meaning.md"
 RECIPES = ROOT / "data" / "models" / "recipe"
 
 
@@ -102,7 +105,11 @@ def shown_commands(path: Path) -> list[list[str]]:
     return [call[call.index("$") + 2 if call[0] == "$" else 1 :] for call in words]
 
 
-@pytest.mark.parametrize("path", [README, TRAINING, IMPORT, LESSON, RECIPES / "train.sh"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [README, TRAINING, IMPORT, LESSON, COMPARE, RESULTS, MEANING, RECIPES / "train.sh"],
+    ids=lambda path: path.name,
+)
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
     shown = shown_commands(path)
     assert len(shown) > 5

@@ -18,7 +18,7 @@ LIMIT = 100_000
 WRITERS = {
     "npy": "w = VectorWriter(path, settings={}, dimension=100, part_rows=1)\nw.append(rows, vectors, documents=[])",
     "parquet": "with writing_table(path, settings={}, dimension=100) as append:\n    append(rows, vectors)",
-    "faiss": "i = VectorIndex(100)\ni.add(np.arange(1000), vectors)\ni.save(path)",
+    "faiss": "VectorIndex.build(vectors, path=path)",
     "json": "write_json(path, ['x' * 100] * 2000)",
     "safetensors": (
         "with atomic_directory(path) as folder:\n    save_file({'x': vectors}, folder / 'model.safetensors')"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.evaluation.datasets import RetrievalSet, TextPair, TextSet, UsagePair, UsageSet
+from ctxembed.evaluation.records import RetrievalSet, TextPair, TextSet, UsagePair, UsageSet
 from ctxembed.evaluation.tasks import evaluate_retrieval, evaluate_sentences, evaluate_words
 from ctxembed.types import Document, TextEncoder, Usage, UsageEncoder, Vectors
 
@@ -72,7 +72,7 @@ def test_words_report_accuracy_threshold_and_where_it_came_from() -> None:
     data = usage_set([("0", "10", True), ("0", "20", True), ("0", "80", False), ("0", "90", False)])
     result = evaluate_words(MappedEncoder(float), data)
     assert (result.task, result.split, result.metric, result.value) == ("wic", "dev", "accuracy", 1.0)
-    assert (result.items, result.coverage, result.threshold_from) == (4, 1.0, "train")
+    assert (result.rows, result.coverage, result.threshold_from) == (4, 1.0, "train")
     assert result.threshold == pytest.approx((np.cos(np.deg2rad(20)) + np.cos(np.deg2rad(80))) / 2, abs=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_words_apply_the_threshold_of_the_other_pairs() -> None:
     scored = [usage_pair("0", "40", True), usage_pair("0", "50", False)]
     result = evaluate_words(MappedEncoder(float), UsageSet("wic", "dev", scored, tuning, "train"))
     assert result.value == 0.5
-    assert result.items == 2
+    assert result.rows == 2
 
 
 def test_words_pass_the_layer_on() -> None:
@@ -115,13 +115,13 @@ def test_words_of_equal_vectors_have_one_similarity_whatever_the_rounding() -> N
 def test_words_without_a_vector_count_with_similarity_zero() -> None:
     data = usage_set([("0", "5", True), ("0", "unknown", False), ("unknown", "unknown", False), ("0", "6", True)])
     result = evaluate_words(MappedEncoder(lambda text: None if text == "unknown" else float(text)), data)
-    assert (result.value, result.items, result.coverage) == (1.0, 4, 0.5)
+    assert (result.value, result.rows, result.coverage) == (1.0, 4, 0.5)
 
 
 def test_sentences_correlate_cosine_with_score() -> None:
     data = text_set([("0", "10", 5.0), ("0", "30", 4.0), ("0", "80", 0.5)])
     result = evaluate_sentences(MappedEncoder(float), data)
-    assert (result.task, result.metric, result.items, result.coverage) == ("sts", "spearman", 3, 1.0)
+    assert (result.task, result.metric, result.rows, result.coverage) == ("sts", "spearman", 3, 1.0)
     assert result.value == pytest.approx(1.0)
     assert result.threshold is None
 
@@ -140,15 +140,15 @@ def test_sentences_without_a_vector_stay_in_the_figure() -> None:
 
 def test_retrieval_reports_ndcg_and_recall() -> None:
     data = retrieval_set({"a": "80", "b": "10", "c": "20"}, {"q": "0"}, {"q": {"c": 1}})
-    ndcg, recall = evaluate_retrieval(MappedEncoder(float), data)
-    assert (ndcg.metric, ndcg.items, ndcg.coverage) == ("nDCG@10", 1, 1.0)
+    ndcg, recall, _ = evaluate_retrieval(MappedEncoder(float), data)
+    assert (ndcg.metric, ndcg.rows, ndcg.coverage) == ("nDCG@10", 1, 1.0)
     assert ndcg.value == pytest.approx(1 / np.log2(3))
     assert (recall.metric, recall.value) == ("recall@100", 1.0)
 
 
 def test_retrieval_cuts_ndcg_at_k() -> None:
     data = retrieval_set({"a": "80", "b": "10", "c": "20"}, {"q": "0"}, {"q": {"c": 1}})
-    ndcg, _ = evaluate_retrieval(MappedEncoder(float), data, k=1)
+    ndcg, *_ = evaluate_retrieval(MappedEncoder(float), data, k=1)
     assert (ndcg.metric, ndcg.value) == ("nDCG@1", 0.0)
 
 
@@ -156,14 +156,14 @@ def test_retrieval_averages_over_queries_with_a_relevant_document() -> None:
     corpus = {"a": "0", "b": "90"}
     queries = {"good": "0", "bad": "0", "unjudged": "0", "nothing": "0"}
     judgements = {"good": {"a": 1}, "bad": {"b": 1}, "nothing": {"a": 0}}
-    ndcg, _ = evaluate_retrieval(MappedEncoder(float), retrieval_set(corpus, queries, judgements))
-    assert ndcg.items == 2
+    ndcg, *_ = evaluate_retrieval(MappedEncoder(float), retrieval_set(corpus, queries, judgements))
+    assert ndcg.rows == 2
     assert ndcg.value == pytest.approx((1 + 1 / np.log2(3)) / 2)
 
 
 def test_retrieval_ranks_ties_by_document_id_whatever_the_order_of_the_corpus() -> None:
     for corpus in ({"b": "7", "a": "7", "c": "7"}, {"c": "7", "b": "7", "a": "7"}):
-        ndcg, _ = evaluate_retrieval(MappedEncoder(float), retrieval_set(corpus, {"q": "0"}, {"q": {"b": 1}}))
+        ndcg, *_ = evaluate_retrieval(MappedEncoder(float), retrieval_set(corpus, {"q": "0"}, {"q": {"b": 1}}))
         assert ndcg.value == pytest.approx(1 / np.log2(3))
 
 
@@ -172,14 +172,14 @@ def test_retrieval_of_a_constant_encoder_is_at_chance() -> None:
     corpus = {f"d{number:03d}": str(number) for number in range(200)}
     queries = {f"q{number}": str(number) for number in range(200)}
     judgements = {f"q{number}": {f"d{number:03d}": 1} for number in range(200)}
-    ndcg, recall = evaluate_retrieval(MappedEncoder(constant), retrieval_set(corpus, queries, judgements))
+    ndcg, recall, _ = evaluate_retrieval(MappedEncoder(constant), retrieval_set(corpus, queries, judgements))
     assert ndcg.value == pytest.approx(sum(1 / np.log2(place + 1) for place in range(1, 11)) / 200)
     assert recall.value == pytest.approx(100 / 200)
 
 
 def test_retrieval_coverage_is_of_relevant_pairs() -> None:
     data = retrieval_set({"a": "", "b": "10", "c": ""}, {"q": "0"}, {"q": {"a": 1, "b": 2, "c": 0}})
-    ndcg, _ = evaluate_retrieval(MappedEncoder(lambda text: float(text) if text else None), data)
+    ndcg, *_ = evaluate_retrieval(MappedEncoder(lambda text: float(text) if text else None), data)
     assert ndcg.coverage == 0.5
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
-from ctxembed.meaning.compare import compare_usages
+from ctxembed.meaning.compare import LayerSimilarities, compare_usages, parting_layer
 from ctxembed.meaning.usages import Background
 from ctxembed.text import parse_usage, word_forms
 from ctxembed.types import Document, Usage, Vectors
@@ -184,3 +185,30 @@ def test_nothing_to_compare_is_refused() -> None:
         compare_usages([], encoder=ContextEncoder())
     with pytest.raises(InvalidInputError, match=r"context sees nothing in '\.\.\.'"):
         compare_usages([Usage("well ... yes", 5, 8)], encoder=ContextEncoder())
+
+
+def layers_with(*chances: list[float]) -> list[LayerSimilarities]:
+    """Layers whose pairs have these probabilities, first pair first."""
+    curve = Calibration(slope=1.0, intercept=0.0)
+    views = []
+    for layer, values in enumerate(chances):
+        count = 2 if len(values) == 1 else 3
+        matrix = np.eye(count, dtype=np.float32)
+        matrix[np.triu_indices(count, 1)] = np.log(values) - np.log(1 - np.array(values))
+        views.append(LayerSimilarities(layer, matrix, curve))
+    return views
+
+
+def test_senses_part_where_the_probabilities_of_pairs_differ_most() -> None:
+    assert parting_layer(layers_with([0.5, 0.5, 0.5], [0.9, 0.2, 0.3], [0.9, 0.8, 0.4])) == 1
+
+
+def test_two_uses_part_where_their_probability_is_lowest() -> None:
+    assert parting_layer(layers_with([0.5], [0.6], [0.3], [0.3])) == 2
+
+
+def test_without_a_scale_or_a_pair_nothing_parts() -> None:
+    one = np.ones((1, 1), dtype=np.float32)
+    assert parting_layer([LayerSimilarities(0, one, Calibration(slope=1.0, intercept=0.0))]) is None
+    assert parting_layer([LayerSimilarities(0, np.eye(3, dtype=np.float32))]) is None
+    assert parting_layer([]) is None

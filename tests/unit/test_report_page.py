@@ -154,3 +154,25 @@ def test_weighted_text_keeps_the_text_and_shades_by_weight():
     made = charts.weighted_text("a <b> c", [(0, 1, 0.5), (2, 5, -1.0)], caption="why")
     assert Reader(made).text == "a <b> cwhy"
     assert re.findall(r"rgba\(\d+,\d+,\d+,([\d.]+)\)", made) == ["0.300", "0.600"]
+
+
+def test_scatter_has_one_scale_for_both_axes():
+    points = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0]])
+    svg = _svg(charts.scatter(points, texts=["a", "b", "c"], caption=""))
+    places = [re.findall(r"-?[\d.]+", mark.get("transform", "")) for mark in svg.iter("g") if mark.get("tabindex")]
+    (ax, ay), (bx, by), (cx, cy) = [(float(x), float(y)) for x, y in places]
+    assert (bx - ax) == pytest.approx(4 * (ay - cy), abs=0.3)
+    assert (ay - by, ax - cx) == pytest.approx((0, 0))
+
+
+def test_heatmap_shows_what_is_unknown_as_a_dash():
+    svg = _svg(charts.heatmap(np.array([[1.0, np.nan]]), rows=["a"], columns=["b", "c"], caption=""))
+    assert [element.text for element in svg.iter("text")][-2:] == ["1.00", "-"]
+    assert [float(rect.get("fill-opacity", "")) for rect in svg.iter("rect")] == [0.75, 0.0]
+
+
+def test_weighted_text_shows_the_word_in_question_without_a_weight():
+    made = charts.weighted_text("the bank lent", [(0, 3, 0.1), (9, 13, -0.2)], caption="c", mark=(4, 8))
+    assert "<b><u>bank</u></b>" in made
+    assert Reader(made).text == "the bank lentc"
+    assert re.findall(r'title="(.*?)"', made) == ["0.1000", "-0.2000"]

@@ -1,0 +1,506 @@
+"""`ctxembed shift`: which words are used differently in two corpora, periods or communities, and how."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ctxembed.errors import InvalidInputError
+from ctxembed.text import word_form
+
+from .options import load_any, model_option, reading_options, report_encoder, runtime_options, seed_option
+from .output import emit, format_option, say
+from .progress import document_bar
+from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
+
+if TYPE_CHECKING:
+    from ctxembed.corpus import Corpus, ReadOptions
+    from ctxembed.meaning.occurrences import FoundUses, Grouping
+    from ctxembed.meaning.periods import Against, Comparison, Periods
+    from ctxembed.meaning.shift import ShiftOptions, StoredSenses, WordShift, WordUses
+    from ctxembed.types import UsageEncoder
+
+USES_OF_ALL = 100
+"""Uses of each word and side with --top, where thousands of words are measured."""
+USES_OF_NAMED = 5000
+USES_OF_CONTROLS = 200
+BLOCK_USES = 200_000
+"""Uses held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The streams of a run, how each is cut into groups, and what is compared."""
+
+    streams: tuple[tuple[Corpus, Grouping], ...]
+    is_given: bool
+    """Whether rows say themselves where their word is."""
+    periods: Periods | None
+
+    def find(self, words: dict[str, str] | None, *, most: int, seed: int) -> FoundUses:
+        """Find the uses of words in all streams."""
+        from ctxembed.meaning.occurrences import find_uses, given_uses
+
+        found: FoundUses = {}
+        with document_bar("reading") as advance:
+            for corpus, group in self.streams:
+                if self.is_given or words is None:
+                    part = given_uses(corpus, words, group=group, most=most, seed=seed)
+                else:
+                    part = find_uses(corpus, words, group=group, most=most, seed=seed, on_progress=advance)
+                for word, sides in part.items():
+                    found.setdefault(word, {}).update(sides)
+        return found
+
+    def count(self) -> dict[str, Counter[str]]:
+        """Count the content words of all streams by group."""
+        from ctxembed.meaning.occurrences import count_words
+
+        counts: dict[str, Counter[str]] = {}
+        with document_bar("counting") as advance:
+            for corpus, group in self.streams:
+                for name, part in count_words(corpus, group=group, on_progress=advance).items():
+                    counts.setdefault(name, Counter()).update(part)
+        return counts
+
+    def groups(self, names: Iterable[str]) -> list[str]:
+        """Return groups in the order in which they are compared."""
+        met = set(names)
+        if self.periods is not None:
+            return self.periods.ordered(met)
+        return [name for name in ("old", "new") if name in met]
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="OLD NEW | INPUT...")
+@click.option("--words", metavar="A,B,...", help="The words, with commas between them, or a file with one a line.")
+@click.option(
+    "--top", type=click.IntRange(min=1), metavar="N", help="The N words that shifted most, of all frequent enough."
+)
+@click.option("--min-count", type=click.IntRange(min=2), default=20, show_default=True,
+              help="With --top: occurrences that a word needs in every group.")  # fmt: skip
+@click.option("--by", metavar="COLUMN", help="Compare groups of one corpus by a metadata column, such as year.")
+@click.option(
+    "--every", type=click.FloatRange(min=0, min_open=True), metavar="N", help="With --by: periods of N (50 years)."
+)
+@click.option("--cut", metavar="A,B,...", help="With --by: where a new period begins, instead of --every.")
+@click.option("--against", type=click.Choice(["next", "first", "rest", "all"]), default="next", show_default=True,
+              help="With --by: compare each group with the next, the first, all others, or all pairs.")  # fmt: skip
+@click.option("--max-uses", type=click.IntRange(min=2), metavar="N",
+              help="Uses of each word and side, a sample by --seed of more; 5000, and 100 with --top.")  # fmt: skip
+@click.option("--min-uses", type=click.IntRange(min=2), default=5, show_default=True,
+              help="A word with fewer uses on a side is not tested.")  # fmt: skip
+@click.option("--permutations", type=click.IntRange(min=1), default=1000, show_default=True,
+              help="Of the tests; as many resamplings for the interval.")  # fmt: skip
+@click.option("--controls", type=click.IntRange(min=0), default=5, show_default=True,
+              help="Words of the same frequency to set beside each of --words; 0 leaves them out.")  # fmt: skip
+@click.option("--senses", "sense_folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Stored senses (`senses -o`): their shares are compared, under their names.")  # fmt: skip
+@click.option(
+    "--static", "with_static", is_flag=True, help="Add the distance by Word2Vec trained on each side and aligned."
+)
+@html_option
+@plot_option
+@click.option("--layer", type=int, help="Layer to read; the model's choice by default.")
+@inflections_option
+@seed_option
+@model_option
+@format_option
+@reading_options
+@runtime_options
+def shift(
+    inputs: tuple[str, ...],
+    words: str | None,
+    top: int | None,
+    min_count: int,
+    by: str | None,
+    every: float | None,
+    cut: str | None,
+    against: Against,
+    max_uses: int | None,
+    min_uses: int,
+    permutations: int,
+    controls: int,
+    sense_folder: Path | None,
+    with_static: bool,
+    html: Path | None,
+    plot: Path | None,
+    layer: int | None,
+    inflections: bool,
+    seed: int,
+    model: str | None,
+    output_format: str,
+    reading: ReadOptions,
+    device: str,
+) -> None:
+    """Measure how the use of words differs between two corpora, or between groups of one.
+
+    Each row has the average pairwise distance (apd) with its bootstrap interval (low, high), what of it goes beyond
+    the distances inside a side (excess), prototype distance (prt), divergence of sense shares (jsd), permutation
+    p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to apd. JSON has the evidence too:
+    senses with their shares, the uses that moved most, and control words. Rows with text, word, start and end are uses
+    as given; other text is searched for the words.
+
+    \b
+    Example:
+      ctxembed shift old.txt new.txt --words attack,plane --format json
+      ctxembed shift speeches.jsonl --by year --every 50 --words union --html union.html
+      ctxembed shift old.txt new.txt --top 50
+    """
+    if words is not None and top is not None:
+        raise click.UsageError("--words and --top contradict each other: leave one out")
+    from ctxembed.meaning.shift import ShiftOptions, most_shifted, with_q
+
+    sides = open_sides(inputs, reading, by=by, every=every, cut=cut)
+    if words is None and top is None and not sides.is_given:
+        raise click.UsageError("name the --words to measure, or ask for the --top ones")
+    options = ShiftOptions(permutations=permutations, min_uses=min_uses, seed=seed, layer=layer)
+    encoder = load_any(model, device=device)
+    stored = stored_senses(sense_folder, encoder)
+    most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
+    run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
+    counts: dict[str, Counter[str]] = {}
+    if (controls and top is None and not sides.is_given) or (top is not None and not sides.is_given):
+        counts = sides.count()
+    if top is None:
+        wanted = read_words(words) if words else None
+        shifts = run.measure(None if wanted is None else word_table(wanted, inflections))
+        shifts = run.in_order(shifts, wanted)
+        if controls and not sides.is_given:
+            shifts = run.with_controls(shifts, counts, number=controls)
+        shifts = with_q(shifts)
+    else:
+        table = None if sides.is_given else frequent_words(counts, least=min_count, inflections=inflections)
+        shifts = most_shifted(with_q(run.measure(table, block=True)), number=top)
+        run.keep_only({each.word for each in shifts})
+    rows = [shift_row(each, is_timeline=by is not None) for each in shifts]
+    if with_static:
+        add_static(rows, shifts, sides, against=against, seed=seed)
+    run.report(shifts)
+    write_pictures(shifts, run, html=html, plot=plot)
+    if output_format in ("json", "jsonl"):
+        rows = [row | evidence(each) for row, each in zip(rows, shifts, strict=True)]
+    emit(
+        rows if output_format != "table" else [short_row(r, s) for r, s in zip(rows, shifts, strict=True)],
+        output_format,
+    )
+    report_encoder(encoder)
+
+
+def open_sides(
+    inputs: Sequence[str], reading: ReadOptions, *, by: str | None, every: float | None, cut: str | None
+) -> Sides:
+    """Open two corpora, or one that a column cuts into groups.
+
+    Raises:
+        InvalidInputError: Without --by, if there are not two inputs; or if --cut is no list of numbers.
+    """
+    from ctxembed.corpus import Corpus
+    from ctxembed.meaning.occurrences import holds_given_uses
+    from ctxembed.meaning.periods import Periods
+
+    if by is None:
+        if every is not None or cut is not None:
+            raise click.UsageError("--every and --cut belong to --by: name the column")
+        if len(inputs) != 2:
+            raise InvalidInputError(
+                f"{len(inputs)} inputs, need two to compare: give OLD and NEW, or one corpus and --by COLUMN"
+            )
+        corpora = [Corpus([path], options=reading) for path in inputs]
+        given = [holds_given_uses(corpus) for corpus in corpora]
+        if given[0] != given[1]:
+            raise InvalidInputError(
+                f"{inputs[given.index(True)]} has rows with start and end and {inputs[given.index(False)]} has not: "
+                "give uses on both sides, or text on both"
+            )
+        return Sides(((corpora[0], lambda _: "old"), (corpora[1], lambda _: "new")), given[0], None)
+    corpus = Corpus(list(inputs), options=reading)
+    try:
+        cuts = [float(part) for part in cut.split(",")] if cut else []
+    except ValueError as error:
+        raise InvalidInputError(f"--cut {cut!r} is no list of numbers: write 1860,1914,1945") from error
+    periods = Periods(by, every=every, cuts=cuts)
+    return Sides(((corpus, periods),), holds_given_uses(corpus), periods)
+
+
+@dataclass
+class Run:
+    """Measures words between the sides, block by block."""
+
+    sides: Sides
+    encoder: UsageEncoder
+    options: ShiftOptions
+    against: Against
+    stored: StoredSenses | None
+    most: int
+    keep_uses: bool
+
+    def __post_init__(self) -> None:
+        self.uses: dict[str, WordUses] = {}
+        """Kept for pictures only."""
+        self.comparisons: list[Comparison] = []
+
+    def measure(self, table: dict[str, str] | None, *, block: bool = False) -> list[WordShift]:
+        """Measure the words of a table of forms; all given ones without a table."""
+        if table is None or not block:
+            return self._measured(self.sides.find(table, most=self.most, seed=self.options.seed))
+        words = list(dict.fromkeys(table.values()))
+        size = max(1, BLOCK_USES // (2 * self.most))
+        say(f"{len(words):,} words are frequent enough to be measured, {math.ceil(len(words) / size)} passes")
+        shifts: list[WordShift] = []
+        for first in range(0, len(words), size):
+            chosen = set(words[first : first + size])
+            forms = {form: word for form, word in table.items() if word in chosen}
+            shifts += self._measured(self.sides.find(forms, most=self.most, seed=self.options.seed))
+        return shifts
+
+    def _measured(self, found: FoundUses, *, evidence: bool = True) -> list[WordShift]:
+        from ctxembed.meaning.periods import comparisons
+        from ctxembed.meaning.shift import encode_found, measure_shift
+
+        groups = self.sides.groups(name for sides in found.values() for name in sides)
+        if self.sides.periods is None:
+            groups = ["old", "new"]
+        if len(groups) < 2:  # of a word that occurs in one period or none
+            return []
+        self.comparisons = comparisons(groups, against=self.against if self.sides.periods else "next")
+        shifts = []
+        total = sum(len(side.occurrences) for sides in found.values() for side in sides.values())
+        with document_bar("uses", total=total, unit="use") as advance:
+            for uses in encode_found(
+                found, encoder=self.encoder, options=self.options, stored=self.stored, on_progress=advance
+            ):
+                shifts += [
+                    measure_shift(uses, each, options=self.options, evidence=evidence) for each in self.comparisons
+                ]
+                if self.keep_uses and evidence:
+                    self.uses[uses.word] = uses
+        return shifts
+
+    def in_order(self, shifts: list[WordShift], wanted: Sequence[str] | None) -> list[WordShift]:
+        """Put shifts in the order of the words asked for, with an empty row for one that does not occur."""
+        from ctxembed.meaning.shift import WordShift
+
+        if wanted is None:
+            return sorted(shifts, key=lambda each: each.word)
+        found: dict[str, list[WordShift]] = {}
+        for each in shifts:
+            found.setdefault(each.word, []).append(each)
+        pairs = [(c.old, c.new) for c in self.comparisons] or [("old", "new")]
+        empty = {word: [WordShift(word, old, new, 0, 0, 0, 0, None) for old, new in pairs] for word in wanted}
+        return [each for word in wanted for each in found.get(word, empty[word])]
+
+    def with_controls(
+        self, shifts: list[WordShift], counts: dict[str, Counter[str]], *, number: int
+    ) -> list[WordShift]:
+        """Measure words of about the same frequency in both sides of each comparison, and set them beside."""
+        from dataclasses import replace
+
+        from ctxembed.meaning.occurrences import matched_words
+        from ctxembed.meaning.shift import Control
+
+        taken = {each.word for each in shifts}
+        matched: dict[int, list[str]] = {}
+        for n, each in enumerate(shifts):
+            if each.test is None or not {each.old, each.new} <= set(counts):
+                continue
+            own = {each.old: each.found_old, each.new: each.found_new}
+            matched[n] = matched_words(counts, own, number=number, without=taken)
+        needed = sorted(set(itertools.chain.from_iterable(matched.values())))
+        if not needed:
+            return shifts
+        found = self.sides.find(
+            {word: word for word in needed}, most=min(self.most, USES_OF_CONTROLS), seed=self.options.seed
+        )
+        measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, evidence=False)}
+        result = list(shifts)
+        for n, names in matched.items():
+            tests = [(name, measured.get((name, shifts[n].old, shifts[n].new))) for name in names]
+            result[n] = replace(shifts[n], controls=tuple(Control(name, t.excess) for name, t in tests if t))
+        return result
+
+    def keep_only(self, words: set[str]) -> None:
+        """Forget the uses of other words."""
+        self.uses = {word: uses for word, uses in self.uses.items() if word in words}
+
+    def report(self, shifts: Sequence[WordShift]) -> None:
+        """Say once what was sampled, what could not be tested, and what was left out."""
+        sampled = [s.word for s in shifts if s.found_old > self.most or s.found_new > self.most]
+        if sampled:
+            names = ", ".join(dict.fromkeys(sampled))
+            say(f"a sample of {self.most:,} uses of a side (seed {self.options.seed}) stands for all of: {names}")
+        untested = [s.word for s in shifts if s.test is None]
+        if untested:
+            names = ", ".join(dict.fromkeys(untested))
+            say(f"not tested, fewer than {self.options.min_uses} uses on a side: {names}")
+        if self.sides.periods is not None and self.sides.periods.num_without:
+            say(f"some documents have no {self.sides.periods.column} and were left out")
+
+
+def frequent_words(counts: dict[str, Counter[str]], *, least: int, inflections: bool) -> dict[str, str]:
+    """Return a table of forms of the content words that are frequent enough in every group."""
+    from ctxembed.meaning.inflections import joined_counts
+
+    total: Counter[str] = Counter()
+    for each in counts.values():
+        total.update(each)
+    table = joined_counts(total)[1] if inflections else {form: form for form in total}
+    by_group = []
+    for each in counts.values():
+        joined: Counter[str] = Counter()
+        for form, count in each.items():
+            joined[table[form]] += count
+        by_group.append(joined)
+    kept = {word for word in set(table.values()) if all(group[word] >= least for group in by_group)}
+    if not kept:
+        raise InvalidInputError(f"no word occurs {least} times in every group: lower --min-count, or use wider periods")
+    return {form: word for form, word in sorted(table.items()) if word in kept}
+
+
+def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | None:
+    """Open a folder of stored senses, if one is named."""
+    if folder is None:
+        return None
+    from ctxembed.meaning.senses import SenseFolder
+
+    return SenseFolder.open(folder, encoder=encoder).centres_of
+
+
+def add_static(
+    rows: list[dict[str, Any]], shifts: Sequence[WordShift], sides: Sides, *, against: Against, seed: int
+) -> None:
+    """Add the distance of aligned Word2Vec vectors to each row; None for a word that one side does not know."""
+    from ctxembed.meaning.alignment import GroupStream, aligned_distances
+    from ctxembed.word2vec import StaticConfig, train_static
+
+    if sides.is_given:
+        raise InvalidInputError("--static needs running text on both sides: leave it out for given uses")
+    if against == "rest" and sides.periods is not None:
+        raise InvalidInputError("--static compares single groups: leave out --against rest")
+    trained: dict[str, Any] = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable((s.old, s.new) for s in shifts)):
+        streams = [GroupStream(corpus, group, frozenset([name])) for corpus, group in sides.streams]
+        config = StaticConfig(dimension=100, min_count=5, epochs=10, seed=seed)
+        trained[name] = train_static(_Chained(tuple(streams)), config=config)
+    distances: dict[tuple[str, str], dict[str, float]] = {}
+    for row, each in zip(rows, shifts, strict=True):
+        pair = each.old, each.new
+        if pair not in distances:
+            distances[pair] = aligned_distances(trained[each.old], trained[each.new])
+        row["static"] = _rounded(distances[pair].get(word_form(each.word)))
+
+
+@dataclass(frozen=True)
+class _Chained:
+    """Several restartable streams, one after the other."""
+
+    streams: tuple[Iterable[Any], ...]
+
+    def __iter__(self) -> Any:
+        return itertools.chain.from_iterable(self.streams)
+
+
+def shift_row(each: WordShift, *, is_timeline: bool) -> dict[str, Any]:
+    """Return the numbers of a shift as they are printed; None where the word could not be tested."""
+    test = each.test
+    row: dict[str, Any] = {"word": each.word}
+    if is_timeline:
+        row |= {"old": each.old, "new": each.new}
+    row |= {"uses_old": each.uses_old, "uses_new": each.uses_new}
+    names = ("apd", "prt", "jsd", "p")
+    row |= {name: _rounded(getattr(test, name)) if test else None for name in names}
+    row |= {"q": _rounded(each.q)}
+    rest = ("low", "high", "excess", "p_prt", "p_jsd", "noise", "noise_prt", "noise_jsd")
+    row |= {name: _rounded(getattr(test, name)) if test else None for name in rest}
+    row |= {"q_prt": _rounded(each.q_prt), "q_jsd": _rounded(each.q_jsd), "control": _rounded(each.control)}
+    return row | {"found_old": each.found_old, "found_new": each.found_new}
+
+
+def short_row(row: dict[str, Any], each: WordShift) -> dict[str, Any]:
+    """Return the columns that fit a terminal, with what moved."""
+    names = (
+        "word",
+        "old",
+        "new",
+        "uses_old",
+        "uses_new",
+        "apd",
+        "excess",
+        "prt",
+        "jsd",
+        "p",
+        "q",
+        "low",
+        "high",
+        "static",
+    )
+    short = {name: row[name] for name in names if name in row}
+    moved = each.senses[0] if each.senses and each.is_clear else None
+    grown = (
+        ""
+        if moved is None
+        else f"{moved.id} {moved.share_old:.0%} to {moved.share_new:.0%}: {', '.join(moved.words[:3])}"
+    )
+    return short | {"what moved": grown}
+
+
+def evidence(each: WordShift) -> dict[str, Any]:
+    """Return what shows a shift: senses, uses, controls."""
+    return {
+        "senses": [
+            {
+                "id": sense.id,
+                "words": list(sense.words),
+                "uses_old": sense.uses_old,
+                "uses_new": sense.uses_new,
+                "share_old": _rounded(sense.share_old),
+                "share_new": _rounded(sense.share_new),
+            }
+            for sense in each.senses
+        ],
+        "senses_stand_apart": each.is_clear,
+        **{
+            side: [
+                {
+                    "id": o.id,
+                    "text": o.usage.text,
+                    "start": o.usage.start,
+                    "end": o.usage.end,
+                    "metadata": dict(o.metadata),
+                }
+                for o in uses
+            ]
+            for side, uses in (("before", each.before), ("after", each.after))
+        },
+        "controls": [{"word": c.word, "excess": _rounded(c.excess)} for c in each.controls],
+    }
+
+
+def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, plot: Path | None) -> None:
+    """Write the page and the figure that are asked for."""
+    if html is None and plot is None:
+        return
+    words = list(dict.fromkeys(each.word for each in shifts if each.test is not None))
+    uses = [run.uses[word] for word in words]
+    groups = run.sides.groups({name for each in uses for name in each.counts})
+    if html is not None:
+        from ctxembed.report.meaning import shift_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, shift_page(shifts, uses, groups, seed=run.options.seed))
+    if plot is not None:
+        from ctxembed.report.meaning_figures import shift_figure
+
+        shift_figure(uses, groups, plot, seed=run.options.seed)
+    say_written(html, plot)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(float(value), 6)

@@ -1,0 +1,60 @@
+"""How commands about words are told which ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ctxembed.errors import InvalidInputError
+from ctxembed.text import word_form
+
+from .output import say
+
+inflections_option = click.option(
+    "--inflections",
+    is_flag=True,
+    help="Count the inflected forms of a word (rules and a list, English) as the word; a word is one form by default.",
+)
+
+
+html_option = click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write one offline page: map of the uses, shares, concordance, tree.",
+)
+plot_option = click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a figure for a paper, .png, .svg or .pdf.",
+)
+
+
+def read_words(given: str) -> list[str]:
+    """Read words with commas between them, or those of a file, one a line; each once, as lookup forms.
+
+    Raises:
+        InvalidInputError: If there is none, or a file is taken for a word.
+    """
+    path = Path(given)
+    parts = path.read_text(encoding="utf-8").splitlines() if "," not in given and path.is_file() else given.split(",")
+    words = list(dict.fromkeys(word_form(part.strip()) for part in parts if part.strip()))
+    if not words:
+        raise InvalidInputError(f"{given!r} names no word: write attack,plane or name a file with one a line")
+    return words
+
+
+def word_table(words: list[str], inflections: bool) -> dict[str, str]:
+    """Return a table from every form that counts to its word."""
+    from ctxembed.meaning.inflections import forms_of
+
+    return forms_of(words) if inflections else {word: word for word in words}
+
+
+def say_written(*paths: Path | None) -> None:
+    """Say which pictures were written."""
+    for path in paths:
+        if path is not None:
+            say(f"written: {path}")

@@ -1,0 +1,339 @@
+"""Conditions on the rows of an index, such as ``year >= 1990 and source = 'x'``: parsed here, never pasted into SQL.
+
+    condition  = conjunction { "or" conjunction }
+    conjunction = negation { "and" negation }
+    negation   = "not" negation | "(" condition ")" | test
+    test       = name ("=" | "!=" | "<" | "<=" | ">" | ">=") value
+               | name ["not"] "in" "(" value { "," value } ")"
+               | name ["not"] "like" string
+               | name "is" ["not"] "null"
+
+A name is that of a metadata column, in double quotes if it is no plain word; ``id``, ``text``, ``word``, ``start`` and
+``end`` without quotes are the row's own. A value is a number, a string in quotes, true or false. A number compares with
+numbers and with text that is written like one (all columns of a CSV file are text), a string compares as text. As in
+SQL, a row that lacks the column is found by ``is null`` only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ctxembed.errors import InvalidInputError
+
+Value: TypeAlias = str | int | float | bool
+Sql: TypeAlias = tuple[str, list[str | int | float]]
+
+OWN = ("id", "text", "word", "start", "end")
+"""Names that mean the row itself, not its metadata."""
+KEYWORDS = ("and", "or", "not", "in", "like", "is", "null", "true", "false")
+MAX_DEPTH = 50
+MAX_TESTS = 500
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
+    r"|(?P<string>'(?:[^']|'')*')|(?P<quoted>\"(?:[^\"]|\"\")*\")"
+    r"|(?P<word>[^\W\d][\w.-]*)|(?P<symbol><=|>=|!=|<>|==|[=<>(),]))"
+)
+_NUMERIC = (
+    "CASE WHEN typeof({v}) IN ('integer', 'real') THEN {v} WHEN json_valid({v}) THEN "
+    "CASE WHEN json_type({v}) IN ('integer', 'real') THEN CAST({v} AS NUMERIC) END END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A name in a condition: one of the row's own, or a metadata column."""
+
+    name: str
+    own: bool
+
+    def sql(self) -> Sql:
+        """Return the expression that stands for its value in a query on the view ``rows``."""
+        return (f'"{self.name}"', []) if self.own else ("json_extract(metadata, ?)", [f'$."{self.name}"'])
+
+    def as_text(self) -> Sql:
+        """Return its value as text."""
+        sql, values = self.sql()
+        return f"CAST({sql} AS TEXT)", values
+
+    def as_number(self) -> Sql:
+        """Return its value as a number, NULL for what is not written like one."""
+        sql, values = self.sql()
+        return _NUMERIC.format(v=sql), values * _NUMERIC.count("{v}")
+
+    def as_boolean(self) -> Sql:
+        """Return 1 for true, 0 for false, NULL for everything else."""
+        sql, values = ("NULL", []) if self.own else ("json_type(metadata, ?)", self.sql()[1])
+        return f"CASE {sql} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END", values
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``field operator value``; the operators are those of SQL, LIKE among them."""
+
+    field: Field
+    operator: str
+    value: Value
+
+    def sql(self) -> Sql:
+        """Return SQL and its parameters."""
+        sql, values = _typed(self.field, self.value)
+        return f"{sql} {self.operator} ?", [*values, _bound(self.value)]
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """Whether the field has one of several values."""
+
+    field: Field
+    values: tuple[Value, ...]
+
+    def sql(self) -> Sql:
+        """Return SQL and its parameters: one list for each type of value."""
+        parts: list[Sql] = []
+        for kind in (bool, str, (int, float)):
+            chosen = [v for v in self.values if isinstance(v, kind) and (kind is bool or not isinstance(v, bool))]
+            if chosen:
+                sql, values = _typed(self.field, chosen[0])
+                marks = ", ".join("?" * len(chosen))
+                parts.append((f"{sql} IN ({marks})", [*values, *map(_bound, chosen)]))
+        return _joined(parts, " OR ")
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """Whether the row lacks the field, or has null there."""
+
+    field: Field
+
+    def sql(self) -> Sql:
+        """Return SQL and its parameters."""
+        sql, values = self.field.sql()
+        return f"{sql} IS NULL", values
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite."""
+
+    of: Node
+
+    def sql(self) -> Sql:
+        """Return SQL and its parameters."""
+        sql, values = self.of.sql()
+        return f"NOT ({sql})", values
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Conditions joined by AND or OR."""
+
+    operator: str
+    of: tuple[Node, ...]
+
+    def sql(self) -> Sql:
+        """Return SQL and its parameters."""
+        return _joined([each.sql() for each in self.of], f" {self.operator} ")
+
+
+Node: TypeAlias = Comparison | In | IsNull | Not | Several
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A parsed condition; ``fields`` are the metadata columns it names, each once."""
+
+    text: str
+    node: Node
+    fields: tuple[str, ...]
+
+    def sql(self) -> Sql:
+        """Return what stands behind WHERE in a query on the view ``rows`` of ``store``, and its parameters."""
+        return self.node.sql()
+
+
+def parse(text: str) -> Filter:
+    """Read a condition.
+
+    >>> parse("year >= 1990 and source = 'x'").fields
+    ('year', 'source')
+    >>> parse("id in ('a', 'b')").sql()
+    ('CAST("id" AS TEXT) IN (?, ?)', ['a', 'b'])
+
+    Args:
+        text: See the grammar at the top of this file; keywords in any case.
+
+    Raises:
+        InvalidInputError: Naming the place where the text stops being a condition, and what could stand there.
+    """
+    parser = _Parser(text)
+    node = parser.condition(depth=0)
+    parser.expect_end()
+    return Filter(text, node, tuple(dict.fromkeys(parser.fields)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    place: int
+
+    @property
+    def keyword(self) -> str:
+        return self.text.lower() if self.kind == "word" and self.text.lower() in KEYWORDS else ""
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = list(self._scan())
+        self._next = 0
+        self._num_tests = 0
+        self.fields: list[str] = []
+
+    def condition(self, *, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise InvalidInputError(f"the condition is nested deeper than {MAX_DEPTH} levels: make it flatter")
+        return self._several("or", lambda: self._several("and", lambda: self._negation(depth)))
+
+    def expect_end(self) -> None:
+        if self._token.kind != "end":
+            raise self._expected("`and`, `or` or the end")
+
+    def _scan(self) -> Iterator[_Token]:
+        place = 0
+        while self._text[place:].strip():
+            match = _TOKEN.match(self._text, place)
+            if match is None:
+                start = len(self._text) - len(self._text[place:].lstrip())
+                raise _wrong(self._text, start, "a name, a value, a comparison or a parenthesis")
+            kind = str(match.lastgroup)
+            yield _Token(kind, match[kind], match.start(kind))
+            place = match.end()
+        yield _Token("end", "", len(self._text))
+
+    @property
+    def _token(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _expected(self, what: str) -> InvalidInputError:
+        return _wrong(self._text, self._token.place, what)
+
+    def _take(self, *wanted: str) -> str | None:
+        """Take the next token if it is one of these symbols or keywords."""
+        token = self._token
+        found = token.keyword or (token.text if token.kind == "symbol" else "")
+        if found not in wanted:
+            return None
+        self._next += 1
+        return found
+
+    def _several(self, keyword: str, part: Callable[[], Node]) -> Node:
+        parts = [part()]
+        while self._take(keyword):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Several(keyword.upper(), tuple(parts))
+
+    def _negation(self, depth: int) -> Node:
+        negated = False
+        while self._take("not"):
+            negated = not negated
+        if self._take("("):
+            node = self.condition(depth=depth + 1)
+            if not self._take(")"):
+                raise self._expected("`and`, `or` or `)`")
+        else:
+            node = self._test()
+        return Not(node) if negated else node
+
+    def _test(self) -> Node:
+        self._num_tests += 1
+        if self._num_tests > MAX_TESTS:
+            raise InvalidInputError(f"the condition has more than {MAX_TESTS} comparisons: use `in (...)`")
+        field = self._field()
+        if self._take("is"):
+            negated = self._take("not")
+            if not self._take("null"):
+                raise self._expected("`null`")
+            return Not(IsNull(field)) if negated else IsNull(field)
+        negated = self._take("not")
+        node: Node
+        if self._take("in"):
+            node = In(field, self._list())
+        elif self._take("like"):
+            if self._token.kind not in ("string", "quoted"):
+                raise self._expected("a string, such as 'news%'")
+            node = Comparison(field, "LIKE", self._value())
+        elif negated:
+            raise self._expected("`in` or `like`")
+        elif operator := self._take("=", "==", "!=", "<>", "<", "<=", ">", ">="):
+            node = Comparison(field, {"==": "=", "<>": "!="}.get(operator, operator), self._value())
+        else:
+            raise self._expected("=, !=, <, <=, >, >=, `in`, `like` or `is`")
+        return Not(node) if negated else node
+
+    def _field(self) -> Field:
+        token = self._token
+        if token.kind not in ("word", "quoted") or token.keyword:
+            raise self._expected("a name (in double quotes if it is no plain word)")
+        self._next += 1
+        if token.kind == "word" and token.text in OWN:
+            return Field(token.text, own=True)
+        name = _unquoted(token.text) if token.kind == "quoted" else token.text
+        if not name or any(character in '"\\' or character < " " for character in name):
+            raise InvalidInputError(f"the column name {name!r} cannot be used in a condition: rename the column")
+        self.fields.append(name)
+        return Field(name, own=False)
+
+    def _list(self) -> tuple[Value, ...]:
+        if not self._take("("):
+            raise self._expected("`(`")
+        values = [self._value()]
+        while self._take(","):
+            values.append(self._value())
+        if not self._take(")"):
+            raise self._expected("`,` or `)`")
+        return tuple(values)
+
+    def _value(self) -> Value:
+        token = self._token
+        if token.kind == "number":
+            self._next += 1
+            number = float(token.text)
+            whole = not any(character in token.text for character in ".eE") and abs(number) < 2**63
+            return int(token.text) if whole else number
+        if token.kind in ("string", "quoted"):
+            self._next += 1
+            return _unquoted(token.text)
+        if found := self._take("true", "false"):
+            return found == "true"
+        raise self._expected("a number, a string in quotes, true or false (for a missing value: `is null`)")
+
+
+def _unquoted(text: str) -> str:
+    quote = text[0]
+    return text[1:-1].replace(quote * 2, quote)
+
+
+def _typed(field: Field, value: Value) -> Sql:
+    if isinstance(value, bool):
+        return field.as_boolean()
+    return field.as_text() if isinstance(value, str) else field.as_number()
+
+
+def _bound(value: Value) -> str | int | float:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _joined(parts: Sequence[Sql], operator: str) -> Sql:
+    if len(parts) == 1:
+        return parts[0]
+    return operator.join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+
+
+def _wrong(text: str, place: int, what: str) -> InvalidInputError:
+    found = f"found {text[place : place + 20]!r} at character {place + 1}" if text[place:] else "it ends too early"
+    return InvalidInputError(f"the condition {text!r} cannot be read: {found}, need {what}")

@@ -1,0 +1,382 @@
+"""Changing an index folder: whatever happens at whatever moment, it holds the old generation or the new one.
+
+One process changes a folder at a time (it holds a lock on the folder itself, which ends with the process); any number
+read it. A change writes files under names of the next generation, flushes them, and publishes a manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.calibration import Calibration, random_similarities
+from ctxembed.errors import InvalidInputError
+from ctxembed.index import VectorIndex, write_index
+from ctxembed.index_folder import IndexFolder
+from ctxembed.index_kinds import FLAT_VALUES, IndexOptions, plan_index
+from ctxembed.index_manifest import (
+    ADDING,
+    BUILDING,
+    OWN_FILE,
+    TEMPORARY,
+    IndexManifest,
+    ModelRecord,
+    old_version,
+)
+from ctxembed.index_records import IndexFile, IndexRecord
+from ctxembed.index_v1 import generation_v1, read_v1
+from ctxembed.runtime import existing, release_memory, synced, writing
+from ctxembed.store import DocumentStore, Numbers, OnDuplicate
+from ctxembed.types import Vectors
+from ctxembed.vectors import MANIFEST, Row, checked_vectors
+
+SAMPLED_ROWS = 20_000
+"""Rows from which the distribution of similarities is drawn."""
+
+Parts = Iterable[tuple[Sequence[Row], NDArray[Any]]]
+
+
+def normalised(vectors: Vectors) -> Vectors:
+    """Return vectors of unit length, (N, D); a zero vector stays zero.
+
+    Dividing by the largest component first keeps the squares of huge and tiny vectors within float32.
+    """
+    largest = np.maximum(vectors.max(axis=1, initial=0), -vectors.min(axis=1, initial=0))[:, None]
+    scaled: Vectors = np.divide(vectors, np.where(largest > 0, largest, 1), dtype=np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
+    scaled /= np.where(length > 0, length, 1)
+    return scaled
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Be the only one who changes a folder.
+
+    Raises:
+        InvalidInputError: If another process is changing it, and ``wait`` is off.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise InvalidInputError(
+                f"{path} is being changed by another process: try again when it is done, or --wait for it"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class Written:
+    """What went into a generation so far."""
+
+    rows: int = 0
+    num_zero: int = 0
+
+
+def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
+    """Make sure that an index may be written to a folder; with ``overwrite`` an unfinished build is discarded.
+
+    Raises:
+        InvalidInputError: If the folder holds something else, or an index or unfinished build that is not to be lost.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
+    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    unfinished = BUILDING in names
+    if MANIFEST in names:
+        rows = "an older format" if old_version(path) else f"{IndexManifest.read(path).rows} rows"
+        if not overwrite and not unfinished:  # a build can be begun beside an index only by an overwrite
+            raise InvalidInputError(f"{path} holds an index of {rows}: --overwrite it, or choose another -o")
+    elif others := [n for n in names if n != BUILDING and not OWN_FILE.fullmatch(n) and not TEMPORARY.fullmatch(n)]:
+        raise InvalidInputError(f"{path} holds {others[0]!r} and is no index: choose another -o")
+    if unfinished and not resume:
+        if not overwrite:
+            raise InvalidInputError(
+                f"{path} holds an unfinished build: continue it with --resume, "
+                "start again with --overwrite, or choose another -o"
+            )
+        shutil.rmtree(path / BUILDING)
+    return path
+
+
+def build_folder(
+    parts: Parts,
+    path: Path,
+    settings: Mapping[str, Any],
+    *,
+    dimension: int,
+    options: IndexOptions,
+    on_duplicate: OnDuplicate = "error",
+    wait: bool = False,
+) -> IndexManifest:
+    """Write an index of rows with vectors, in place of the one that is there.
+
+    Args:
+        parts: Rows with their vectors, floats (N, D) of any length: they are normalised, a zero vector stays zero.
+        path: A folder that ``claim`` found free; made if needed.
+        settings: Those of a VectorFolder (``model``, ``fingerprint``, ``unit`` are read), or empty: origin unknown.
+        dimension: The width D of every vector.
+        options: Which kind of index, and how good.
+        on_duplicate: Refuse an id that occurs twice, or keep its first row and count the others.
+        wait: Wait for another process that is changing the index.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path, wait=wait):
+        generation = _generation(path) + 1
+        with _undone_on_error(path, generation), writing(path):
+            rows_path = path / f"rows.{generation}.sqlite"
+            rows_path.unlink(missing_ok=True)
+            written = Written()
+            with DocumentStore.create(rows_path) as store:
+                blocks = stored_blocks(parts, store, written, dimension=dimension, on_duplicate=on_duplicate)
+                indexes = _written_index(blocks, path, generation, dimension=dimension, options=options)
+                num_skipped = store.num_skipped
+                store.optimize()
+            manifest = IndexManifest(
+                generation=generation,
+                rows=written.rows,
+                deleted=0,
+                dimension=dimension,
+                model=model_record(settings),
+                unit=settings.get("unit", "sentence"),
+                settings=dict(settings),
+                options=options,
+                num_zero=written.num_zero,
+                num_skipped=num_skipped,
+                similarities=similarities(path, indexes),
+                rows_file=finished_rows(rows_path),
+                indexes=indexes,
+            )
+            manifest.publish(path)
+        for waiting in (BUILDING, ADDING):
+            shutil.rmtree(path / waiting, ignore_errors=True)
+    return manifest
+
+
+def model_record(settings: Mapping[str, Any]) -> ModelRecord | None:
+    """Return who made vectors, as far as their settings say."""
+    known = "model" in settings and "fingerprint" in settings
+    return ModelRecord(name=settings["model"], fingerprint=settings["fingerprint"]) if known else None
+
+
+def stored_blocks(
+    parts: Parts, store: DocumentStore, written: Written, *, dimension: int, on_duplicate: OnDuplicate
+) -> Iterator[Vectors]:
+    """Put rows into a store, and yield the vectors of those that were kept, in the order of their numbers."""
+    first = 0
+    for rows, vectors in parts:
+        if len(rows) != len(vectors):
+            raise InvalidInputError(f"{len(rows)} rows came with {len(vectors)} vectors: give one vector for each row")
+        array = normalised(checked_vectors(vectors, dimension=dimension, first_row=first))
+        kept = array[store.add(rows, on_duplicate=on_duplicate)]
+        written.rows += len(kept)
+        written.num_zero += len(kept) - int(kept.any(axis=1).sum())
+        first += len(rows)
+        yield kept
+        release_memory()
+
+
+@dataclass
+class Change:
+    """A change to an index that is there: its rows to be edited, its vectors to be added to."""
+
+    folder: IndexFolder
+    """The generation that the change begins with."""
+    store: DocumentStore
+    """A copy of its rows, which becomes the next generation's."""
+    path: Path
+    generation: int
+
+    def delete(self, numbers: Numbers) -> None:
+        """Delete rows, and count the zero vectors among them."""
+        gone = self.store.delete(numbers)
+        manifest = self.folder.manifest
+        zero = sum(
+            int((~self.folder.take(numbers[start : start + 4096]).any(axis=1)).sum())
+            for start in range(0, len(numbers), 4096)
+        )
+        self.folder.manifest = dataclasses.replace(
+            manifest, rows=manifest.rows - gone, deleted=manifest.deleted + gone, num_zero=manifest.num_zero - zero
+        )
+
+    def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> None:
+        """Add rows with vectors: to the last vector index if that is small and flat, in one of their own otherwise."""
+        manifest, written = self.folder.manifest, Written()
+        kept = list(manifest.indexes)
+        absorbed = 0
+        while kept and kept[-1].kind == "flat" and (absorbed + kept[-1].rows) * manifest.dimension <= FLAT_VALUES:
+            absorbed += kept.pop().rows
+        first = sum(index.rows for index in kept)
+        blocks = stored_blocks(parts, self.store, written, dimension=manifest.dimension, on_duplicate=on_duplicate)
+        joined = itertools.chain(self.folder.raw_blocks(first=first), blocks)
+        options = dataclasses.replace(manifest.options, kind="auto", max_memory=None)
+        added = _written_index(
+            joined, self.path, self.generation, dimension=manifest.dimension, options=options, first=first
+        )
+        self.folder.manifest = dataclasses.replace(
+            manifest,
+            rows=manifest.rows + written.rows,
+            num_zero=manifest.num_zero + written.num_zero,
+            num_skipped=manifest.num_skipped + self.store.num_skipped,
+            similarities=manifest.similarities or similarities(self.path, (*kept, *added)),
+            indexes=(*kept, *added),
+        )
+
+    def publish(self) -> None:
+        """Make the change real."""
+        self.store.close()
+        rows_file = finished_rows(self.path / f"rows.{self.generation}.sqlite")
+        manifest = dataclasses.replace(self.folder.manifest, generation=self.generation, rows_file=rows_file)
+        manifest.publish(self.path)
+
+
+def delete_rows(path: str | Path, *, where: str | None = None, ids: Sequence[str] = (), wait: bool = False) -> int:
+    """Delete rows by a condition or by their ids; their texts are gone at once, their vectors with the next compaction.
+
+    Args:
+        path: The index.
+        where: See ``filters``.
+        ids: Of rows; in an index of words, that of a text means all of its words.
+        wait: Wait for another process that is changing the index.
+
+    Returns:
+        How many rows there were.
+
+    Raises:
+        InvalidInputError: If an id is not there, the condition cannot be read or names a column that no row has;
+            nothing is deleted then.
+    """
+    path = existing(path)
+    with locked(path, wait=wait), IndexFolder.open(path) as folder:
+        found = [folder.matching(where)] if where is not None else []
+        for name in ids:
+            found.append(numbers := folder.store.numbers_of(name))
+            if not len(numbers):
+                raise InvalidInputError(f"no row has the id {name!r}: ids are matched exactly, check the spelling")
+        numbers = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
+        if len(numbers):
+            with change(folder) as changed:
+                changed.delete(numbers)
+        return len(numbers)
+
+
+@contextlib.contextmanager
+def change(folder: IndexFolder) -> Iterator[Change]:
+    """Copy the rows, let them be changed, and publish; on an error nothing has happened. Hold the lock around it."""
+    path, generation = folder.path, folder.manifest.generation + 1
+    rows_path = path / f"rows.{generation}.sqlite"
+    with _undone_on_error(path, generation), writing(path):
+        folder.manifest.clean(path)
+        shutil.copyfile(path / folder.manifest.rows_file.name, rows_path)
+        with DocumentStore.open(rows_path, readonly=False) as store:
+            changed = Change(folder, store, path, generation)
+            yield changed
+            changed.publish()
+
+
+def compact_folder(path: str | Path, *, wait: bool = False) -> bool:
+    """Drop deleted rows, join all vectors in one index, and plan its kind anew; an older format becomes this one.
+
+    Returns:
+        Whether there was anything to do.
+    """
+    path = existing(path)
+    with locked(path, wait=wait):
+        if old_version(path):
+            settings, dimension, parts = read_v1(path)
+        else:
+            with IndexFolder.open(path) as folder:
+                return _compact(folder)
+    build_folder(parts, path, settings, dimension=dimension, options=IndexOptions(), wait=wait)
+    return True
+
+
+def _compact(folder: IndexFolder) -> bool:
+    manifest, path = folder.manifest, folder.path
+    kinds = [index.kind for index in manifest.indexes]
+    plan = plan_index(manifest.rows, manifest.dimension, manifest.options)
+    if not manifest.deleted and kinds in ([], [plan.kind]):
+        return False
+    generation = manifest.generation + 1
+    with _undone_on_error(path, generation), writing(path):
+        manifest.clean(path)
+        rows_path = path / f"rows.{generation}.sqlite"
+        folder.store.compact_into(rows_path)
+        indexes = _written_index(
+            folder.blocks(), path, generation, dimension=manifest.dimension, options=manifest.options
+        )
+        dataclasses.replace(
+            manifest,
+            generation=generation,
+            deleted=0,
+            similarities=similarities(path, indexes),
+            rows_file=finished_rows(rows_path),
+            indexes=indexes,
+        ).publish(path)
+    return True
+
+
+def _written_index(
+    blocks: Iterable[Vectors], path: Path, generation: int, *, dimension: int, options: IndexOptions, first: int = 0
+) -> tuple[IndexRecord, ...]:
+    """Write a vector index of the next generation; of no rows there is none."""
+    stem = f".{generation}"
+    for role in ("vectors", "index"):
+        (path / f"{role}{stem}.faiss").unlink(missing_ok=True)
+    record = write_index(blocks, path, stem=stem, dimension=dimension, options=options, first=first)
+    return (record,) if record.rows else ()
+
+
+def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | None:
+    """Return how alike random pairs of rows are, from a seeded sample."""
+    size = sum(index.rows for index in indexes)
+    numbers = np.arange(size)
+    if size > SAMPLED_ROWS:
+        numbers = np.sort(np.random.default_rng(1).choice(size, SAMPLED_ROWS, replace=False))
+    vectors = [
+        VectorIndex.attach(path, index).take(chosen - index.first)
+        for index in indexes
+        if len(chosen := numbers[(numbers >= index.first) & (numbers < index.first + index.rows)])
+    ]
+    drawn = random_similarities(np.concatenate(vectors)) if vectors else ()
+    return Calibration.of_background(drawn) if len(drawn) else None
+
+
+def finished_rows(path: Path) -> IndexFile:
+    """Flush a rows file to the disk and describe it."""
+    synced(path)
+    return IndexFile.describe(path)
+
+
+def _generation(path: Path) -> int:
+    """Return the number of the generation that is there, 0 for none."""
+    if not (path / MANIFEST).exists():
+        return 0
+    return generation_v1(path) if old_version(path) else IndexManifest.read(path).generation
+
+
+@contextlib.contextmanager
+def _undone_on_error(path: Path, generation: int) -> Iterator[None]:
+    """Remove what an unpublished generation has written when something goes wrong."""
+    try:
+        yield
+    except BaseException:
+        if not (path / MANIFEST).exists() or _generation(path) != generation:
+            for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", f"rows.{generation}.sqlite"):
+                (path / name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,413 @@
+"""An index of word occurrences: each use of each chosen word is a row with its vector in its sentence.
+
+It is an index folder as every other, whose rows are words: the text of a sentence stands there once. What is added here
+is the choice of words, the search from a use, and the uses of a word. Letters: N rows, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxembed.config import check
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.index_changes import build_folder, claim, normalised
+from ctxembed.index_folder import IndexFolder
+from ctxembed.index_kinds import IndexOptions, plan_index
+from ctxembed.index_manifest import BUILDING, IndexManifest
+from ctxembed.meaning.inflections import inflected_forms
+from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.store import OnDuplicate
+from ctxembed.text import is_content_word, word_form, word_spans
+from ctxembed.types import Document, Hit, Span, Usage, UsageEncoder, Vectors
+from ctxembed.units import EmbedCounts, embed_corpus
+
+UNITS = ("word", "content-word")
+COMPRESSED_ROWS = 20_000
+"""Rows from which an index of words is compressed unless another kind is asked for."""
+_TIMED_TEXTS = 256
+_PART_ROWS = 65_536
+_ROW_BYTES = 40
+"""Of a word in the table of rows, beside its sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordChoice:
+    """Which words of a corpus are indexed."""
+
+    words: frozenset[str] | None = None
+    """Only these lookup forms; None is every content word."""
+    all_words: bool = False
+    """Function words and numbers too."""
+    min_count: int = 1
+    """Forms that occur less often are left out."""
+    max_count: int | None = None
+    """Forms that occur more often are left out."""
+    max_per_word: int | None = 10_000
+    """Of a form with more uses a sample of about this size is taken; None takes all."""
+    seed: int = 1
+    """Decides the samples."""
+
+    def __post_init__(self) -> None:
+        check(self.min_count >= 1, f"min_count = {self.min_count}: must be at least 1")
+        check(
+            self.max_count is None or self.max_count >= self.min_count,
+            f"max_count = {self.max_count} is below min_count = {self.min_count}: no word can be both",
+        )
+        check(
+            self.max_per_word is None or self.max_per_word >= 1, f"max_per_word = {self.max_per_word}: need 1 or more"
+        )
+
+    def is_wanted(self, form: str) -> bool:
+        """Tell whether a form is chosen, whatever its frequency."""
+        if self.words is not None:
+            return form in self.words
+        return self.all_words or is_content_word(form)
+
+
+@dataclass(frozen=True)
+class CountedWords:
+    """A choice applied to a corpus: what will be rows, the same at every pass (a ``units.Selection``)."""
+
+    choice: WordChoice
+    counts: Mapping[str, int]
+    """Uses of each chosen form."""
+    num_texts: int = 0
+    """Sentences with a chosen word."""
+    text_bytes: int = 0
+    sample: tuple[Document, ...] = field(default=(), repr=False)
+    """Some of these sentences, for timing."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What decides the choice, as JSON values."""
+        choice = self.choice
+        digest = hashlib.sha256(repr(sorted(self.counts.items())).encode()).hexdigest()
+        listed = "list" if choice.words is not None else "all" if choice.all_words else "content"
+        return {
+            "chosen": listed,
+            "min_count": choice.min_count,
+            "max_count": choice.max_count,
+            "max_per_word": choice.max_per_word,
+            "seed": choice.seed,
+            "counts_sha256": digest,
+        }
+
+    @property
+    def sampled(self) -> dict[str, int]:
+        """The forms of which a sample stands for all, with their uses."""
+        most = self.choice.max_per_word
+        return {} if most is None else {form: n for form, n in self.counts.items() if n > most}
+
+    @property
+    def rows(self) -> int:
+        """Rows to expect; exact where nothing is sampled."""
+        most = self.choice.max_per_word
+        return sum(self.counts.values()) if most is None else sum(min(n, most) for n in self.counts.values())
+
+    def spans(self, document: Document) -> list[Span]:
+        """Return the words of a document that become rows."""
+        return [span for span in word_spans(document.text) if self._is_row(document, span)]
+
+    def _is_row(self, document: Document, span: Span) -> bool:
+        form = word_form(span.text)
+        count, most = self.counts.get(form, 0), self.choice.max_per_word
+        if not count or most is None or count <= most:
+            return bool(count)
+        key = f"{self.choice.seed} {form} {document.id} {span.start}".encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
+        return drawn < most / count
+
+
+def count_chosen(
+    documents: Iterable[Document], choice: WordChoice, *, on_progress: Callable[[int], None] | None = None
+) -> CountedWords:
+    """Count the chosen words of a corpus.
+
+    Raises:
+        InvalidInputError: If none occurs.
+    """
+    counts: Counter[str] = Counter()
+    num_texts, text_bytes = 0, 0
+    sample: list[Document] = []
+    for document in documents:
+        forms = [form for span in word_spans(document.text) if choice.is_wanted(form := word_form(span.text))]
+        counts.update(forms)
+        if forms:
+            num_texts, text_bytes = num_texts + 1, text_bytes + len(document.text.encode("utf-8", "surrogatepass"))
+            if len(sample) < _TIMED_TEXTS:
+                sample.append(document)
+        if on_progress:
+            on_progress(1)
+    highest = choice.max_count or max(counts.values(), default=0)
+    kept = {form: count for form, count in counts.items() if choice.min_count <= count <= highest}
+    if not kept:
+        raise InvalidInputError(
+            f"no chosen word occurs often enough ({len(counts):,} forms were met): choose other words or frequencies"
+        )
+    return CountedWords(choice, kept, num_texts, text_bytes, tuple(sample))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a build will come to."""
+
+    rows: int
+    words: int
+    kind: str
+    bytes: int
+    """Of the finished index."""
+    minutes: float
+    """Of encoding, as fast as a sample went; making the index comes on top."""
+
+
+def forecast(counted: CountedWords, encoder: UsageEncoder, *, options: IndexOptions) -> Forecast:
+    """Foretell rows, bytes and minutes; only a small sample is encoded."""
+    usages = [Usage(d.text, s.start, s.end) for d in counted.sample for s in counted.spans(d)]
+    encoder.encode_usages(usages[:8])  # what is slow at the first call only
+    started = time.perf_counter()
+    encoder.encode_usages(usages)
+    rate = max(len(counted.sample), 1) / max(time.perf_counter() - started, 1e-9)
+    plan = plan_index(counted.rows, encoder.dimension, word_options(options, rows=counted.rows))
+    size = (plan.disk or counted.rows * encoder.dimension * 3) + counted.text_bytes + counted.rows * _ROW_BYTES
+    return Forecast(counted.rows, len(counted.counts), plan.kind, size, counted.num_texts / rate / 60)
+
+
+def word_options(options: IndexOptions, *, rows: int) -> IndexOptions:
+    """Return what kind an index of words is: compressed from some size on, unless a kind or memory is asked for."""
+    if options.kind != "auto":
+        return options
+    kind = "ivf-sq8" if rows >= COMPRESSED_ROWS and options.max_memory is None else "auto"
+    return replace(options, kind=kind, storage="float16")
+
+
+def build_word_index(
+    documents: Iterable[Document],
+    counted: CountedWords,
+    *,
+    encoder: UsageEncoder,
+    path: str | Path,
+    layer: int | None = None,
+    options: IndexOptions | None = None,
+    on_duplicate: OnDuplicate = "error",
+    overwrite: bool = False,
+    resume: bool = False,
+    counts: EmbedCounts | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> IndexManifest:
+    """Encode every chosen use and make an index of them.
+
+    Args:
+        documents: Sentences, the same that were counted.
+        counted: Which words of them.
+        encoder: What makes the vectors.
+        path: The folder.
+        layer: Where vectors are read; the encoder's choice by default.
+        options: Which kind of index, and how good; compressed by default (``word_options``).
+        on_duplicate: Refuse an id of a sentence that occurs twice, or keep its first.
+        overwrite: Replace the index, or discard the unfinished build, that the folder holds.
+        resume: Continue an unfinished build.
+        counts: Told what was met.
+        on_progress: Called with the number of sentences done since its last call.
+
+    Raises:
+        InvalidInputError: If the folder is taken, or an id occurs twice.
+        ArtifactError: If the build to be resumed had another model, other words or other documents.
+    """
+    path = claim(path, overwrite=overwrite, resume=resume)
+    folder = embed_corpus(
+        documents,
+        encoder=encoder,
+        path=path / BUILDING,
+        unit="word",
+        layer=layer,
+        resume=resume,
+        counts=counts,
+        selection=counted,
+        on_progress=on_progress,
+        part_rows=_PART_ROWS,
+        dtype="float16",
+    )
+    return build_folder(
+        folder.iter_parts(),
+        path,
+        folder.settings,
+        dimension=folder.dimension,
+        options=word_options(options or IndexOptions(), rows=len(folder)),
+        on_duplicate=on_duplicate,
+    )
+
+
+class WordIndex:
+    """Searches an index of word occurrences."""
+
+    def __init__(self, folder: IndexFolder, encoder: UsageEncoder | None) -> None:
+        self.folder = folder
+        self._encoder = encoder
+
+    @classmethod
+    def open(cls, path: str | Path, *, encoder: UsageEncoder | None = None) -> Self:
+        """Open an index.
+
+        Raises:
+            MissingInputError: If there is none.
+            InvalidInputError: If its rows are no words.
+            ArtifactError: If it is damaged, or was made with another model.
+        """
+        folder = IndexFolder.open(path)
+        try:
+            _check_words(folder, encoder)
+        except (InvalidInputError, ArtifactError):
+            folder.close()
+            raise
+        return cls(folder, encoder)
+
+    @property
+    def layer(self) -> Any:
+        """The layer that the vectors come from, None for the encoder's own choice."""
+        return self.folder.manifest.settings.get("layer")
+
+    def encode(self, usage: Usage) -> Vectors:
+        """Return the vector of a use, (D,), made as those of the index.
+
+        Raises:
+            InvalidInputError: If the index was opened without a model, or the model sees nothing in the word.
+        """
+        if self._encoder is None:
+            raise InvalidInputError("the index was opened without a model: give the one that made it")
+        vector: Vectors = self._encoder.encode_usages([usage], layer=self.layer)[0]
+        check(bool(vector.any()), f"{self._encoder.name} sees nothing in {usage.word!r}: mark a word made of letters")
+        return vector
+
+    def search(
+        self,
+        vector: Vectors,
+        *,
+        k: int,
+        only: Sequence[str] = (),
+        without: Sequence[str] = (),
+        where: str | None = None,
+        skip: int = 0,
+    ) -> list[Hit]:
+        """Find the uses nearest to a vector.
+
+        Args:
+            vector: (D,), of a use (``encode``) or the centre of a sense.
+            k: Uses wanted, at least 1.
+            only: Lookup forms: no other words are found.
+            without: Lookup forms that are not found.
+            where: A condition on metadata.
+            skip: Leave out so many of the best: the pages before.
+
+        Returns:
+            Hits, best first; the score is the cosine similarity.
+
+        Raises:
+            InvalidInputError: If k or the condition cannot be, or a form of ``only`` is not in the index.
+        """
+        check(k >= 1, f"k is {k}, need at least 1: ask for one use or more")
+        numbers = self._numbers(only, where)
+        if numbers is not None and not len(numbers):
+            return []
+        total = len(self.folder) if numbers is None else len(numbers)
+        wanted, excluded = skip + k, set(without)
+        asked = min(total, wanted if not excluded else 4 * wanted + 64)
+        while True:
+            scores, ids = self.folder.search(normalised(vector[None, :]), asked, numbers=numbers)
+            hits = self._hits(scores[0], ids[0])
+            kept = [hit for hit in hits if not excluded or word_form(_word(hit)) not in excluded]
+            if len(kept) >= wanted or len(ids[0]) < asked or asked >= total:
+                return kept[skip:wanted]
+            asked = min(total, asked * 4)
+
+    def neighbours(
+        self, vector: Vectors, *, k: int, without: Sequence[str] = (), where: str | None = None
+    ) -> list[Hit]:
+        """Find the k words that are used most like a vector, each at its nearest use, best first."""
+        check(k >= 1, f"k is {k}, need at least 1: ask for one word or more")
+        asked = 16 * k
+        while True:
+            hits = self.search(vector, k=asked, without=without, where=where)
+            best: dict[str, Hit] = {}
+            for hit in hits:
+                best.setdefault(word_form(_word(hit)), hit)
+            if len(best) >= k or len(hits) < asked:
+                return list(best.values())[:k]
+            asked *= 4
+
+    def uses(
+        self, word: str, *, inflections: bool = False, most: int | None = None, seed: int = 1
+    ) -> tuple[list[Occurrence], Vectors, int]:
+        """Return uses of a word with their vectors (N, D), and how many there are in the index.
+
+        Args:
+            word: A lookup form.
+            inflections: Whether its inflected forms count as it.
+            most: Take a sample of so many, by seed.
+            seed: Decides the sample.
+
+        Raises:
+            InvalidInputError: If the word is not in the index.
+        """
+        numbers = self._numbers(inflected_forms(word) if inflections else [word], None)
+        if numbers is None or not len(numbers):
+            raise InvalidInputError(f"the word {word!r} is not in {self.folder.path}: words are matched in any case")
+        total = len(numbers)
+        if most is not None and total > most:
+            numbers = np.sort(np.random.default_rng(seed).permutation(numbers)[:most])
+        rows = [stored.row for stored in self.folder.store.get(numbers)]
+        occurrences = [
+            Occurrence(row.id, Usage(row.text, row.start or 0, row.end or 0), word, "", row.metadata) for row in rows
+        ]
+        return occurrences, normalised(self.folder.take(numbers)), total
+
+    def close(self) -> None:
+        """Release the files."""
+        self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _numbers(self, only: Sequence[str], where: str | None) -> NDArray[np.int64] | None:
+        """Return the rows that may be found, ascending; None is all."""
+        parts = []
+        if only:
+            quoted = ", ".join("'" + form.replace("'", "''") + "'" for form in only)
+            parts.append(self.folder.matching(f"word in ({quoted})"))
+        if where:
+            parts.append(self.folder.matching(where))
+        if not parts:
+            return None
+        return parts[0] if len(parts) == 1 else np.intersect1d(parts[0], parts[1], assume_unique=True)
+
+    def _hits(self, scores: Vectors, ids: NDArray[np.int64]) -> list[Hit]:
+        rows = (stored.row for stored in self.folder.store.get(ids))
+        return [
+            Hit(row.id, float(min(max(score, -1.0), 1.0)), row.text, row.metadata, row.start, row.end)
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+
+def _check_words(folder: IndexFolder, encoder: UsageEncoder | None) -> None:
+    path, model, unit = folder.path, folder.manifest.model, folder.manifest.unit
+    check(unit in UNITS, f"{path} holds rows of unit {unit!r}, need words: `index build --unit word` makes them")
+    if encoder is not None and model is not None and encoder.fingerprint != model.fingerprint:
+        raise ArtifactError(
+            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
+            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
+        )
+
+
+def _word(hit: Hit) -> str:
+    return hit.text[hit.start : hit.end]

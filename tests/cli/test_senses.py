@@ -1,0 +1,82 @@
+"""`ctxembed senses`: groups of the uses of a word, printed, kept and drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lines = ["We sat on the bank of the river."] * 12
+    lines += ["The bank lent the farmer money."] * 8
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_senses_are_an_array_with_id_share_and_uses(run: Run, corpus, model: Path) -> None:
+    rows = run("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "--format", "json").json
+    assert [row["id"] for row in rows] == ["bank#1", "bank#2"]
+    assert [row["uses"] for row in rows] == [12, 8]
+    assert [row["share"] for row in rows] == [0.6, 0.4]
+    assert rows[0]["typical"][0]["text"].startswith("We sat on the bank")
+    assert rows[1]["words"]
+    assert rows[0]["substitutes"]
+    assert rows[0]["word_uses"] == 20
+
+
+def test_static_vectors_give_one_sense_without_substitutes(run: Run, corpus, static: Path) -> None:
+    (row,) = run("senses", "corpus.txt", "bank", "-m", static, "--format", "json").json
+    assert (row["share"], row["uses"], row["substitutes"], row["silhouette"]) == (1.0, 20, [], None)
+
+
+def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, model: Path) -> None:
+    arguments = ("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "-o", "kept", "--assign", "uses.jsonl")
+    outcome = run(*arguments, "--html", "page.html", "--plot", "figure.svg")
+    assert "kept: 2 senses kept, such as bank#1" in outcome.stderr
+    uses = [json.loads(line) for line in (tmp_path / "uses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(uses) == 20
+    assert {use["sense"] for use in uses} == {"bank#1", "bank#2"}
+    assert all(use["text"][use["start"] : use["end"]] == "bank" for use in uses)
+    assert "bank#2" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "old.txt").write_text("\n".join(lines[:12]), encoding="utf-8")
+    (tmp_path / "new.txt").write_text("\n".join(lines[12:]), encoding="utf-8")
+    arguments = (
+        "shift",
+        "old.txt",
+        "new.txt",
+        "--words",
+        "bank",
+        "--senses",
+        "kept",
+        "-m",
+        model,
+        "--permutations",
+        "19",
+    )
+    (row,) = run(*arguments, "--controls", "0", "--html", "shift.html", "--plot", "shift.png", "--format", "json").json
+    assert {sense["id"]: sense["uses_new"] for sense in row["senses"]} == {"bank#1": 0, "bank#2": 8}
+    page = (tmp_path / "shift.html").read_text(encoding="utf-8")
+    assert "Uses that moved most, old to new" in page
+    assert (tmp_path / "shift.png").stat().st_size > 1000
+
+
+def test_inventory_gives_glosses(run: Run, corpus, tmp_path: Path, model: Path) -> None:
+    glosses = [
+        {"lemma": "bank", "gloss": "land beside a river", "examples": ["we sat on the bank of the river"]},
+        {"lemma": "bank", "gloss": "a company that lends money", "examples": ["the bank lent the farmer money"]},
+    ]
+    (tmp_path / "wn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in glosses), encoding="utf-8")
+    arguments = ("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "--inventory", "wn.jsonl", "--format", "json")
+    assert [row["gloss"] for row in run(*arguments).json] == ["land beside a river", "a company that lends money"]
+
+
+def test_word_that_does_not_occur_is_refused(run: Run, corpus, model: Path) -> None:
+    assert "'zebra' does not occur in corpus.txt" in run("senses", "corpus.txt", "zebra", "-m", model, code=1).stderr

@@ -1,0 +1,161 @@
+"""`ctxembed shift`: two corpora, given uses, or one corpus by a column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+NUMBERS = ["uses_old", "uses_new", "apd", "prt", "jsd", "p", "q", "low", "high"]
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> tuple[Path, Path]:
+    """The word attack moves from rivers to money; plane stays."""
+    water, money = "The {} crossed the river {}.", "The {} lent the farmer money {}."
+    old = [t.format("attack", n) for n in range(12) for t in (water,)]
+    new = [money.format("attack", n) for n in range(12)]
+    both = [t.format("plane", n) for n in range(8) for t in (water, money)]
+    paths = tmp_path / "old.txt", tmp_path / "new.txt"
+    for path, lines in zip(paths, (old, new), strict=True):
+        path.write_text("\n".join(lines + both), encoding="utf-8")
+    return paths
+
+
+def test_shift_of_two_corpora_is_an_array_of_words(run: Run, corpora, model: Path) -> None:
+    arguments = ("shift", "old.txt", "new.txt", "--words", "attack,plane", "--permutations", "99", "-m", model)
+    attack, plane = run(*arguments, "--format", "json").json
+    assert (attack["word"], attack["uses_old"], attack["uses_new"]) == ("attack", 12, 12)
+    assert (plane["word"], plane["uses_old"], plane["uses_new"]) == ("plane", 16, 16)
+    assert all(isinstance(row[name], int | float) for row in (attack, plane) for name in NUMBERS)
+    assert attack["p"] == 0.01
+    assert attack["low"] <= attack["apd"] <= attack["high"]
+    assert attack["apd"] > plane["apd"]
+    assert plane["p"] > 0.05
+    assert "money" in attack["after"][0]["text"]
+    assert attack["controls"]
+
+
+def test_shift_takes_given_uses_as_they_are(run: Run, tmp_path: Path, model: Path) -> None:
+    for side, text in (("old", "The {} crossed the river."), ("new", "The {} lent money.")):
+        rows = [
+            {"text": text.format(form), "word": "attack", "start": 4, "end": 4 + len(form)}
+            for form in ("attack", "attacks", "attack", "attacking", "attack")
+        ]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = ("shift", "old.jsonl", "new.jsonl", "--permutations", "99", "-m", model, "--format", "json")
+    (row,) = run(*arguments).json
+    assert (row["word"], row["uses_old"], row["uses_new"]) == ("attack", 5, 5)
+    assert run(*arguments, "--words", "attack").json[0]["apd"] == row["apd"]
+
+
+def test_word_that_does_not_occur_has_a_row_without_numbers(run: Run, corpora, model: Path) -> None:
+    outcome = run(
+        "shift", "old.txt", "new.txt", "--words", "zebra,attack", "-m", model, "--format", "json", "--permutations", "9"
+    )
+    zebra, attack = outcome.json
+    assert (zebra["word"], zebra["uses_old"], zebra["apd"], zebra["q"]) == ("zebra", 0, None, None)
+    assert attack["apd"] is not None
+    assert "not tested, fewer than 5 uses on a side: zebra" in outcome.stderr
+
+
+def test_shift_by_a_column_is_a_time_line(run: Run, tmp_path: Path, model: Path) -> None:
+    rows = [
+        {"text": f"The bank {'of the river' if year < 1900 else 'lent money'} {n}.", "year": year}
+        for year in (1810, 1860, 1910, 1960)
+        for n in range(6)
+    ]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = ("shift", "dated.jsonl", "--words", "bank", "-m", model, "--permutations", "99", "--controls", "0")
+    found = run(*arguments, "--by", "year", "--every", "50", "--format", "jsonl").jsonl
+    assert [(row["old"], row["new"]) for row in found] == [
+        ("1800-1849", "1850-1899"), ("1850-1899", "1900-1949"), ("1900-1949", "1950-1999")
+    ]  # fmt: skip
+    assert max(found, key=lambda row: row["excess"])["new"] == "1900-1949"
+    (row,) = run(*arguments, "--by", "year", "--cut", "1900", "--format", "json").json
+    assert (row["old"], row["new"], row["uses_old"]) == ("before 1900", "from 1900", 12)
+
+
+def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path) -> None:
+    outcome = run(
+        "shift",
+        "old.txt",
+        "new.txt",
+        "--top",
+        "2",
+        "--min-count",
+        "5",
+        "--permutations",
+        "99",
+        "-m",
+        model,
+        "--format",
+        "csv",
+    )
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert rows[0]["word"] == "attack"
+    assert len(rows) == 2
+
+
+def test_inflections_count_for_the_word_if_asked(run: Run, tmp_path: Path, model: Path) -> None:
+    for side in ("old", "new"):
+        (tmp_path / f"{side}.txt").write_text("The attack came.\nTwo attacks came.\n" * 5, encoding="utf-8")
+    arguments = (
+        "shift",
+        "old.txt",
+        "new.txt",
+        "--words",
+        "attack",
+        "-m",
+        model,
+        "--permutations",
+        "9",
+        "--format",
+        "json",
+    )
+    assert run(*arguments).json[0]["uses_old"] == 5
+    assert run(*arguments, "--inflections").json[0]["uses_old"] == 10
+
+
+def test_sampling_is_said(run: Run, corpora, model: Path) -> None:
+    arguments = (
+        "shift",
+        "old.txt",
+        "new.txt",
+        "--words",
+        "attack",
+        "-m",
+        model,
+        "--permutations",
+        "9",
+        "--format",
+        "json",
+    )
+    outcome = run(*arguments, "--max-uses", "6")
+    assert (outcome.json[0]["uses_old"], outcome.json[0]["found_old"]) == (6, 12)
+    assert "a sample of 6 uses of a side (seed 1) stands for all of: attack" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["old.txt", "--words", "attack"], "1 inputs, need two to compare"),
+        (["old.txt", "new.txt", "--words", " , "], "names no word"),
+        (["old.txt", "new.txt", "--by", "year", "--words", "attack"], "has no column 'year'"),
+        (["old.txt", "new.txt", "--top", "2", "--min-count", "500"], "no word occurs 500 times in every group"),
+    ],
+)
+def test_mistakes_are_one_line(run: Run, corpora, model: Path, arguments, message) -> None:
+    assert message in run("shift", *arguments, "-m", model, code=1).stderr
+
+
+def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
+    assert (
+        "what moved"
+        in run("shift", "old.txt", "new.txt", "--words", "attack", "-m", model, "--permutations", "9").stdout
+    )

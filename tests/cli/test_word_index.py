@@ -1,0 +1,99 @@
+"""`index build --unit word` and what searches it: concordances, neighbours, senses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, ctxembed
+
+TEXT = "We sat on the bank of the river. It was warm.\nThe Bank lent the farmer money.\nA shore lies near the river.\n"
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "corpus.txt").write_text(TEXT * 4, encoding="utf-8")
+    ctxembed("index", "build", folder / "corpus.txt", "--unit", "word", "-o", folder / "widx", "-m", model)
+    return folder / "widx"
+
+
+def test_build_says_what_it_made(run: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    arguments = ("index", "build", "corpus.txt", "--unit", "word", "-o", "widx", "-m", model)
+    dry = run(*arguments, "--dry-run").stderr
+    assert "10 words, about 12 rows in 4 sentences: flat" in dry
+    assert not (tmp_path / "widx").exists()
+    built = run(*arguments, "--max-per-word", "1").stderr
+    assert "2 words have more than 1 uses, sampled by seed 1" in built
+    assert "rows of width" in built
+
+
+def test_search_for_the_same_word_gives_uses_with_word_and_place(run: Run, words: Path, model: Path) -> None:
+    arguments = ("search", words, "the [bank] of the river", "-k", "20", "--same-word", "-m", model)
+    hits = run(*arguments, "--format", "json").json
+    assert len(hits) == 8
+    assert set(hits[0]) == {"id", "score", "text", "word", "start", "end", "metadata"}
+    assert all(hit["text"][hit["start"] : hit["end"]] == hit["word"] for hit in hits)
+    assert {hit["word"].casefold() for hit in hits} == {"bank"}
+    assert hits[0]["text"].startswith("We sat")
+    assert hits[0]["id"] == "corpus:1.0#14-18"
+    assert run(*arguments, "--skip", "5", "--format", "json").json == hits[5:]
+
+
+def test_table_is_a_concordance_aligned_at_the_word(run: Run, words: Path, model: Path) -> None:
+    lines = run("search", words, "the [bank] of the river", "-k", "8", "--same-word", "-m", model).stdout.splitlines()
+    assert len(lines) == 8
+    assert len({line.casefold().index("[bank]") for line in lines}) == 1
+
+
+def test_other_words_and_neighbours_leave_the_word_out(run: Run, words: Path, model: Path) -> None:
+    query = "the [bank] of the river"
+    others = run("search", words, query, "-k", "9", "--other-words", "-m", model, "--format", "json").json
+    near = run("neighbours", words, query, "-k", "4", "-m", model, "--format", "json").json
+    assert len(others) == 9
+    assert "bank" not in {row["word"].casefold() for row in others}
+    assert len({row["word"] for row in near}) == 4
+    assert "bank" not in {row["word"] for row in near}
+
+
+def test_senses_of_an_index_can_be_searched_by_name(run: Run, words: Path, model: Path) -> None:
+    rows = run("senses", words, "bank", "-k", "2", "-o", "kept", "-m", model, "--format", "json").json
+    assert sorted(row["uses"] for row in rows) == [4, 4]
+    arguments = ("search", words, "bank#2", "--senses", "kept", "-k", "4", "-m", model)
+    hits = run(*arguments, "--same-word", "--format", "jsonl").jsonl
+    assert {hit["text"] for hit in hits} == {rows[1]["typical"][0]["text"]}
+    assert run("neighbours", words, "bank#1", "--senses", "kept", "-m", model, "--format", "jsonl").jsonl
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["the bank"], 1, "0 words are marked"),
+        (["the [bank]", "--same-word", "--other-words"], 2, "contradict each other"),
+        (["bank#1"], 1, "name the folder that keeps it with --senses"),
+        (["the [bank]", "--explain"], 2, "--explain does nothing in an index of words"),
+    ],
+)
+def test_mistakes_are_one_line(run: Run, words: Path, model: Path, arguments, code, message) -> None:
+    assert message in run("search", words, *arguments, "-m", model, code=code).stderr
+
+
+def test_options_of_words_are_refused_elsewhere(run: Run, rows: Path, index: Path, words: Path, model: Path) -> None:
+    outcome = run("index", "build", rows, "-o", "idx", "--min-count", "2", "-m", model, code=2)
+    assert "--min-count does nothing without --unit word" in outcome.stderr
+    assert "--same-word does nothing" in run("search", index, "a card", "--same-word", "-m", model, code=2).stderr
+    assert "rows of unit 'sentence'" in run("neighbours", index, "the [bank]", "-m", model, code=1).stderr
+    assert "'zebra' is not in" in run("senses", words, "zebra", "-m", model, code=1).stderr
+
+
+def test_metadata_and_conditions_work_as_in_sentence_search(run: Run, tmp_path: Path, model: Path) -> None:
+    rows = [{"id": f"d{n}", "text": "The bank of the river.", "year": 1900 + n} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run("index", "build", "rows.jsonl", "--unit", "word", "--words", "bank", "-o", "widx", "-m", model)
+    arguments = ("search", "widx", "the [bank]", "--where", "year >= 1904", "-m", model, "--format", "json")
+    hits = run(*arguments).json
+    assert [hit["metadata"] for hit in hits] == [{"year": 1904}, {"year": 1905}]
+    assert hits[0]["id"] == "d4.0#4-8"

@@ -1,0 +1,152 @@
+"""SIGKILL at random moments of changes to an index: it holds the old rows or the new ones, and nothing else.
+
+The suite kills some twenty times; ``make torture`` kills as often as it is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctxembed import index_changes, index_kinds
+from ctxembed.index_changes import compact_folder, delete_rows
+from ctxembed.index_folder import check_folder
+from ctxembed.index_kinds import IndexOptions
+from ctxembed.index_updates import add_documents
+from ctxembed.search import SemanticSearch
+from ctxembed.types import Document
+
+ROWS = 600
+
+
+@dataclass(frozen=True)
+class HashEncoder:
+    """A random vector for each text: only the right text gives the right vector."""
+
+    name: str = "hash"
+    dimension: int = 16
+    fingerprint: str = "0" * 64
+
+    def encode(self, texts, *, prompt=None):
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+            vector[:] = np.random.default_rng(seed).standard_normal(self.dimension)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+ENCODER = HashEncoder()
+
+
+def documents(chance, count):
+    """Draw documents with ids from a small range, so that many are known already."""
+    ids = chance.sample(range(2 * ROWS), count)
+    return [Document(f"d{n}", f"text {chance.randrange(1000)} of {n}", {"n": chance.randrange(5)}) for n in ids]
+
+
+def planned(chance, model):
+    """Choose a change: its name, what does it, and what the index should hold afterwards."""
+    name = chance.choice(["add", "update", "delete", "delete where", "compact"])
+    if name == "add":
+        new = [d for d in documents(chance, 60) if d.id not in model]
+        return (
+            name,
+            lambda path: add_documents(path, new, encoder=ENCODER, restart=True),
+            model | {d.id: d for d in new},
+        )
+    if name == "update":
+        new = documents(chance, 60)
+        return (
+            name,
+            lambda path: add_documents(path, new, encoder=ENCODER, on_existing="update", restart=True),
+            model | {d.id: d for d in new},
+        )
+    if name == "delete":
+        gone = set(chance.sample(sorted(model), min(len(model), 40)))
+        kept = {key: d for key, d in model.items() if key not in gone}
+        return name, lambda path: delete_rows(path, ids=sorted(gone)) if gone else None, kept
+    if name == "delete where":
+        kept = {key: d for key, d in model.items() if not (d.metadata["n"] == 3 and d.id > "d7")}
+        return name, lambda path: delete_rows(path, where="n = 3 and id > 'd7'"), kept
+    return name, compact_folder, model
+
+
+def content(path):
+    """Return what an index holds, after making sure that it is sound and every vector is that of its text."""
+    check_folder(path)
+    with SemanticSearch.open(path, encoder=ENCODER) as search:
+        numbers = search.numbers()
+        rows = search.rows(numbers)
+        np.testing.assert_allclose(search.vectors(numbers), ENCODER.encode([row.text for row in rows]), atol=1e-6)
+        return {row.id: Document(row.id, row.text, row.metadata) for row in rows}
+
+
+def killed(change, path, seconds):
+    """Run a change in a process of its own and kill it; return whether it was done before."""
+    child = os.fork()
+    if not child:
+        try:
+            change(path)
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return not os.WIFSIGNALED(status)
+
+
+def torture(path, rounds, *, seed, kind):
+    """Kill changes at random moments; AssertionError or ArtifactError if the index is ever anything but old or new."""
+    chance, seen = random.Random(seed), Counter()
+    model = {d.id: d for d in documents(chance, ROWS)}
+    SemanticSearch.build(model.values(), encoder=ENCODER, path=path, options=IndexOptions(kind=kind)).close()
+    longest = Counter()  # seconds, in thousandths, that each kind of change takes
+    for _ in range(rounds):
+        name, change, after = planned(chance, model)
+        most = longest.setdefault(name, 50)
+        moment = chance.randrange(most)
+        done = killed(change, path, moment / 1000)
+        if done:
+            longest[name] = max(10, most * 19 // 20)
+        elif moment > 0.7 * most:
+            longest[name] = min(2000, most * 6 // 5)
+        found = content(path)
+        assert found in (model, after), f"{name}: neither the old rows nor the new ones"
+        outcome = "done before the kill" if done else "new rows" if found == after != model else "old rows"
+        seen[f"{name}: {outcome}"] += 1
+        model = found
+    return seen
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq8"])
+def test_killed_change_leaves_the_old_index_or_the_new_one(tmp_path, kind, monkeypatch):
+    for module in (index_changes, index_kinds):
+        monkeypatch.setattr(module, "FLAT_VALUES", 30 * 16)
+    seen = torture(tmp_path / "i", 12, seed=1, kind=kind)
+    assert sum(seen.values()) == 12
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    for module in (index_changes, index_kinds):
+        module.FLAT_VALUES = 30 * 16  # several vector indexes beside each other
+    for number, each in enumerate(("flat", "hnsw", "ivf-sq8", "ivf-pq")):
+        with tempfile.TemporaryDirectory() as place:
+            result = torture(Path(place) / "i", count, seed=number, kind=each)
+        lines = [f"{each}: {count} kills at random moments, the index was sound and old or new after every one"]
+        lines += [f"    {times:5d}  {what}" for what, times in sorted(result.items())]
+        sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.flush()

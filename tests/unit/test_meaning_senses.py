@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.senses import SenseFolder, WordSenses, find_senses, read_inventory, with_glosses
+from ctxembed.report.meaning import senses_page
+from ctxembed.report.meaning_figures import sense_figure
+from ctxembed.types import Usage
+
+
+class Encoder:
+    name, dimension, fingerprint = "fake", 16, "f" * 64
+
+    def encode_usages(self, usages, *, layer=None):
+        raise NotImplementedError
+
+
+def uses(per_sense: list[int], *, seed: int = 0, word: str = "bank") -> tuple[list[Occurrence], np.ndarray]:
+    """Uses of a word, sense by sense: sense n lies along axis n and speaks of topic n."""
+    rng, occurrences, rows = np.random.default_rng(seed), [], []
+    for sense, number in enumerate(per_sense):
+        for n in range(number):
+            text = f"The {word} has topic{sense} in line {n}."
+            occurrences.append(Occurrence(f"{sense}-{n}", Usage(text, 4, 4 + len(word)), word))
+            vector = rng.normal(0, 0.05, 16) + np.eye(16)[15] + np.eye(16)[sense]
+            rows.append(vector / np.linalg.norm(vector))
+    return occurrences, np.array(rows, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def result() -> WordSenses:
+    return find_senses("bank", *uses([30, 12]))
+
+
+def test_senses_have_shares_words_and_typical_uses(result) -> None:
+    first, second = result.senses
+    assert (first.id, first.uses, second.id, second.uses) == ("bank#1", 30, "bank#2", 12)
+    assert first.share == pytest.approx(30 / 42)
+    assert first.words[0] == "topic0"
+    assert second.words[0] == "topic1"
+    assert all("topic1" in each.usage.text for each in second.typical)
+    assert len(first.typical) == 3
+    assert result.ids() == ["bank#1"] * 30 + ["bank#2"] * 12
+    assert result.silhouette
+    assert result.silhouette > 0.8
+    assert result.stability == pytest.approx(1.0)
+    assert result.unclear == 0
+
+
+def test_sentences_help_to_tell_senses_that_the_words_alone_do_not() -> None:
+    rng = np.random.default_rng(3)
+    occurrences, vectors = uses([40, 40])
+    blurred = vectors + rng.normal(0, 0.5, vectors.shape).astype(np.float32)
+    contexts = np.repeat(np.eye(4, dtype=np.float32)[:2], 40, axis=0) + rng.normal(0, 0.1, (80, 4)).astype(np.float32)
+    gold = np.repeat([0, 1], 40)
+    found = [
+        adjusted_rand_score(
+            gold, find_senses("bank", occurrences, blurred, contexts=c, k=2, with_stability=False).clusters.labels
+        )
+        for c in (None, contexts)
+    ]
+    assert found[1] > 0.9 > found[0]
+    whole = find_senses("bank", *uses([60]), contexts=contexts[20:], with_stability=False)
+    assert len(whole.senses) == 1  # the number comes from the words
+
+
+def test_names_last_when_senses_are_found_again(tmp_path: Path, result) -> None:
+    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    folder.add(result)
+    folder.save(tmp_path / "s")
+    again = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    later = again.add(find_senses("bank", *uses([8, 30, 20], seed=4), with_stability=False))
+    assert [sense.id for sense in later.senses] == ["bank#2", "bank#3", "bank#1"]
+    assert later.senses[1].words[0] == "topic2"
+    again.save(tmp_path / "s")
+    names, centres = SenseFolder.open(tmp_path / "s").centres_of("bank") or ((), None)
+    assert names == ("bank#2", "bank#3", "bank#1")
+    assert centres is not None
+    assert centres.argmax(axis=1).tolist() != [0, 0, 0]
+
+
+def test_number_of_a_lost_sense_is_not_given_again(result) -> None:
+    folder = SenseFolder("f", "fake", None)
+    folder.add(result)
+    folder.add(find_senses("bank", *uses([30]), with_stability=False))
+    third = folder.add(find_senses("bank", *uses([30, 0, 0, 12]), with_stability=False))
+    assert [sense.id for sense in third.senses] == ["bank#1", "bank#3"]
+
+
+def test_centre_of_a_sense_is_of_unit_length_and_among_its_uses(result) -> None:
+    folder = SenseFolder("f", "fake", None)
+    folder.add(result)
+    folder.add(find_senses("plane", *uses([10], word="plane"), with_stability=False))
+    centre = folder.centre("bank#2")
+    assert np.linalg.norm(centre) == pytest.approx(1, abs=1e-6)
+    assert (result.vectors @ centre).argmax() >= 30
+    with pytest.raises(InvalidInputError, match="no sense 'bank#9' is kept, there is bank#1, bank#2"):
+        folder.centre("bank#9")
+
+
+def test_damaged_or_foreign_folder_is_refused(tmp_path: Path, result) -> None:
+    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    folder.add(result)
+    folder.save(tmp_path / "s")
+    other = Encoder()
+    other.fingerprint = "0" * 64
+    with pytest.raises(ArtifactError, match="was made with fake"):
+        SenseFolder.open(tmp_path / "s", encoder=other)
+    with pytest.raises(ArtifactError, match="was made with layer None, not 3"):
+        SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=3)
+    data = bytearray((tmp_path / "s/centres.npy").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "s/centres.npy").write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match="sha256 differs"):
+        SenseFolder.open(tmp_path / "s")
+    record = json.loads((tmp_path / "s/manifest.json").read_text())
+    record["format"] = "other"
+    (tmp_path / "s/manifest.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match="has format 'other'"):
+        SenseFolder.open(tmp_path / "s")
+
+
+def test_folder_of_something_else_is_not_overwritten(tmp_path: Path, result) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    folder = SenseFolder("f", "fake", None)
+    folder.add(result)
+    with pytest.raises(InvalidInputError, match=r"holds 'notes\.txt' and is no folder of senses"):
+        folder.save(tmp_path)
+
+
+def test_senses_get_the_nearest_gloss(result) -> None:
+    glosses = np.stack([np.eye(16)[15] + np.eye(16)[1], np.eye(16)[15] + np.eye(16)[0]]).astype(np.float32)
+    labelled = with_glosses(result, ["second", "first"], glosses)
+    assert [sense.gloss for sense in labelled.senses] == ["first", "second"]
+    assert all(sense.gloss_score for sense in labelled.senses)
+    assert with_glosses(result, [], glosses[:0]) is result
+
+
+def test_inventory_is_read_by_lemma() -> None:
+    rows = [
+        {"lemma": "Bank", "gloss": "a slope", "examples": ["the bank of the river"]},
+        {"lemma": "tank", "gloss": "x"},
+    ]
+    assert read_inventory(rows, "bank") == [("a slope", ["the bank of the river"])]
+
+
+def test_page_shows_every_sense_and_asks_nothing_of_a_network(result) -> None:
+    page = senses_page([replace(result, senses=result.senses)])
+    assert "Concordance of bank#2" in page
+    assert page.count("<svg") == 3  # shares, map and tree
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_figure_is_the_same_file_twice(tmp_path: Path, result, kind: str) -> None:
+    for name in "ab":
+        sense_figure([result], tmp_path / f"{name}.{kind}")
+    first, second = ((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")
+    assert len(first) > 1000
+    if kind == "png":
+        assert first == second
+    with pytest.raises(InvalidInputError, match="ends in '.doc', need one of .png"):
+        sense_figure([result], tmp_path / "a.doc")
