@@ -22,6 +22,7 @@ from .options import (
 from .output import emit, format_option, say
 from .quality import COMMANDS as QUALITY
 from .quality import output_option
+from .scaling import scaling
 from .systems import models_option
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def bench() -> None:
     """
 
 
-for _command in QUALITY:
+for _command in (*QUALITY, scaling):
     bench.add_command(_command)
 
 

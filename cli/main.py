@@ -23,6 +23,7 @@ COMMANDS = {
     "neighbours": "neighbours",
     "senses": "senses",
     "shift": "shift",
+    "attend": "attend",
     "reconstruct": "reconstruct",
     "bench": "bench",
     "import": "importing",

@@ -16,6 +16,11 @@ from ctxembed.errors import InvalidInputError
 from ctxembed.model.fused import fused_self_attention
 
 
+def attention_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Return the raw scores Q Kᵀ, (..., T, S), of queries (..., T, K) and keys (..., S, K)."""
+    return query @ key.transpose(-2, -1)
+
+
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -38,19 +43,30 @@ def scaled_dot_product_attention(
     The worked example, THE=[1 0 1 0], CAT=[0 1 0 1], SAT=[1 1 1 1] with all projections the identity:
 
     >>> words = torch.tensor([[1., 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1]])
-    >>> (words @ words.T).tolist()
+    >>> attention_scores(words, words).tolist()
     [[2.0, 0.0, 2.0], [0.0, 2.0, 2.0], [2.0, 2.0, 4.0]]
     >>> mixed, weights = scaled_dot_product_attention(words, words, words)
     >>> [[round(w, 3) for w in row] for row in weights.tolist()]
     [[0.422, 0.155, 0.422], [0.155, 0.422, 0.422], [0.212, 0.212, 0.576]]
     """
-    scores = query @ key.transpose(-2, -1) * (1.0 / math.sqrt(query.size(-1)))  # (..., T, S)
+    scores = attention_scores(query, key) * (1.0 / math.sqrt(query.size(-1)))  # (..., T, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(dim=-1)
     if dropout > 0.0:
         weights = functional.dropout(weights, dropout)
     return weights @ value, weights
+
+
+def split_heads(vectors: Tensor, num_heads: int) -> Tensor:
+    """Cut vectors (B, T, D) into H heads of K = D / H columns each, (B, H, T, K)."""
+    batch, tokens, _ = vectors.shape
+    return vectors.view(batch, tokens, num_heads, -1).transpose(1, 2)  # (B, H, T, K)
+
+
+def join_heads(mixed: Tensor) -> Tensor:
+    """Lay the heads of (B, H, T, K) side by side again, (B, T, D)."""
+    return mixed.transpose(1, 2).flatten(2)  # (B, T, D)
 
 
 def padding_mask(lengths: Tensor, width: int) -> Tensor:
@@ -138,9 +154,9 @@ class MultiHeadAttention(nn.Module):
             joined = fused_self_attention(self._project(hidden), self.num_heads, mask=mask, angles=angles)
             return self.output(select(joined, only)), None
         source = hidden if context is None else context
-        query = self._split(self.query(hidden))  # (B, H, T, K)
-        key = self._split(self.key(source))  # (B, H, S, K)
-        value = self._split(self.value(source))  # (B, H, S, K)
+        query = split_heads(self.query(hidden), self.num_heads)  # (B, H, T, K)
+        key = split_heads(self.key(source), self.num_heads)  # (B, H, S, K)
+        value = split_heads(self.value(source), self.num_heads)  # (B, H, S, K)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         weights = None
@@ -148,7 +164,7 @@ class MultiHeadAttention(nn.Module):
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         else:
             mixed, weights = scaled_dot_product_attention(query, key, value, mask=mask, dropout=dropout)
-        joined = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
+        joined = join_heads(mixed)  # (B, T, D)
         return self.output(select(joined, only)), weights if need_weights else None
 
     def _project(self, hidden: Tensor) -> Tensor:
@@ -156,7 +172,3 @@ class MultiHeadAttention(nn.Module):
         maps = (self.query, self.key, self.value)
         weight, bias = (torch.cat(parts) for parts in zip(*((each.weight, each.bias) for each in maps), strict=True))
         return functional.linear(hidden, weight, bias)
-
-    def _split(self, vectors: Tensor) -> Tensor:
-        batch, tokens, _ = vectors.shape
-        return vectors.view(batch, tokens, self.num_heads, self.head_width).transpose(1, 2)  # (B, H, T, K)

@@ -105,6 +105,11 @@ training-speed() { # tokens a second of masked-language training, and the loss a
     --row-tokens 128 --steps 30 --repeats 3 -o "$here/training-speed.json" --format table
 }
 
+scaling() { # the Transformer beside the recurrent encoder-decoder of the same size; BUDGET in seconds, MORE=--full for half an hour
+  ctxembed bench scaling "$CORPUS/masc.txt.zst" --budget "${BUDGET:-150}" --threads "${THREADS:-1}" ${MORE:-} -o "$here/scaling.json" --plot "$here/scaling.png" --format table \
+    > "$here/scaling.txt"
+}
+
 speed() { # text to sentence vectors beside other libraries with the same weights, and the model that ships beside them
   local model=${MODEL:-$RUN/minilm} weights="$TEACHERS/all-MiniLM-L6-v2"
   [ -d "$model" ] || ctxembed import "$weights" -o "$model"

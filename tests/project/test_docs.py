@@ -16,6 +16,7 @@ from ctxembed_cli.main import ctxembed
 
 ROOT = Path(__file__).parents[2]
 README, TRAINING, IMPORT = ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "import.md"
+LESSON = ROOT / "docs" / "transformer.md"
 COMPARE = ROOT / "docs" / "compare.md"
 RESULTS = ROOT / "docs" / "results.md"
 MEANING = ROOT / "docs" / "meaning.md"
@@ -41,7 +42,7 @@ LEAVES = [path for path, command in TREE.items() if not isinstance(command, clic
 
 
 def test_tree_has_the_commands_of_the_main_job() -> None:
-    job = {"demo", "embed", "index build", "search", "compare", "reconstruct", "tokenizer train", "info"}
+    job = {"demo", "embed", "index build", "search", "compare", "attend", "reconstruct", "tokenizer train", "info"}
     objectives = {"mlm", "contrastive", "simcse", "denoise", "senses", "distill", "recipe", "static"}
     assert {f"ctxembed {name}" for name in job | {f"train {name}" for name in objectives}} <= set(LEAVES)
 
@@ -108,7 +109,7 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, TRAINING, IMPORT, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
+    [README, TRAINING, IMPORT, LESSON, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
     ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Inside the network: every step of one sentence, recorded while the modules that serve compute it."""

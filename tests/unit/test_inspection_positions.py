@@ -1,0 +1,70 @@
+"""Positions: the tables, and the sentence that loses its order without them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from ctxembed.config import Positions
+from ctxembed.inspection.positions import position_report, position_tables, without_positions
+from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
+from ctxembed.model.encoder import TransformerEncoder
+
+TEXT = "the bank was cold in the river ."
+
+
+@pytest.fixture(scope="module", params=get_args(Positions))
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> Checkpoint:
+    """The tiny model with each kind of positions, and new weights."""
+    checkpoint = load_checkpoint(tiny_model)
+    torch.manual_seed(3)
+    encoder = TransformerEncoder(replace(checkpoint.encoder.config, positions=request.param))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.15)
+    return replace(checkpoint, encoder=encoder)
+
+
+def test_order_is_lost_without_positions_and_kept_with_them(model: Checkpoint) -> None:
+    shuffled = position_report(model, TEXT).shuffled
+    assert sorted(shuffled.order) == list(range(len(shuffled.tokens)))
+    assert list(shuffled.order) != list(range(len(shuffled.tokens)))
+    np.testing.assert_allclose(shuffled.without_positions, 1, atol=1e-12)
+    assert shuffled.largest_difference < 1e-12
+    assert shuffled.with_positions.min() < 0.9999
+
+
+def test_without_positions_nothing_else_changes(model: Checkpoint) -> None:
+    blind = without_positions(model.encoder)
+    one = torch.tensor([[5]])  # the first place of a sinusoidal table is not zero, so only rotation leaves it alone
+    before, after = model.encoder(one).last, blind(one).last
+    if model.encoder.config.positions == "rotary":
+        torch.testing.assert_close(before, after)
+    assert {name for name, _ in model.encoder.named_parameters()} - {name for name, _ in blind.named_parameters()} <= {
+        "embedding.positions.weight"
+    }
+    assert model.encoder.config.positions != "learned" or model.encoder.embedding.positions is not None
+
+
+def test_tables_equal_their_formulas(model: Checkpoint) -> None:
+    tables = position_tables(model.encoder, 6)
+    places, columns = np.arange(6)[:, None], np.arange(0, 32, 2)[None]
+    angles = places / 10_000 ** (columns / 32)
+    np.testing.assert_allclose(tables.sinusoidal[:, 0::2], np.sin(angles), atol=1e-5)
+    np.testing.assert_allclose(tables.sinusoidal[:, 1::2], np.cos(angles), atol=1e-5)
+    pairs = places / 10_000 ** (np.arange(0, 16, 2)[None] / 16)
+    np.testing.assert_allclose(tables.rotary, pairs, atol=1e-5)
+    np.testing.assert_allclose(tables.by_distance["rotary"][:6], np.cos(pairs).mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(tables.by_distance["sinusoidal"][:6], np.cos(angles).mean(axis=1), atol=1e-5)
+    assert (tables.learned is not None) == (model.encoder.config.positions == "learned")
+
+
+def test_another_seed_is_another_order(tiny_model: Path) -> None:
+    model = load_checkpoint(tiny_model)
+    orders = {position_report(model, TEXT, seed=seed).shuffled.order for seed in range(4)}
+    assert len(orders) > 1
