@@ -33,7 +33,7 @@ from .word_index import WORD_OPTIONS, WordRequest, build_words, word_options
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
-    from ctxembed.index_kinds import IndexOptions
+    from ctxembed.index.kinds import IndexOptions
     from ctxembed.search import SemanticSearch
 
 
@@ -155,7 +155,7 @@ def size_of(vectors: Path) -> tuple[int, int]:
 
 def report_plan(rows: int, dimension: int, options: IndexOptions) -> None:
     """Print what would be built."""
-    from ctxembed.index_kinds import plan_index
+    from ctxembed.index.kinds import plan_index
 
     plan = plan_index(rows, dimension, options)
     size = {name: "unknown" if value is None else f"{value / 2**20:,.1f} MiB"

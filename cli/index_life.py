@@ -27,8 +27,8 @@ from .progress import document_bar
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
-    from ctxembed.index_records import IndexRecord
-    from ctxembed.index_updates import OnExisting
+    from ctxembed.index.records import IndexRecord
+    from ctxembed.index.updates import OnExisting
 
 index_argument = click.argument("index", type=click.Path(path_type=Path))
 wait_option = click.option("--wait", is_flag=True, help="Wait for another process that is changing the index.")
@@ -92,7 +92,7 @@ def put(
     device: str,
 ) -> None:
     """Put documents into an index, and say what became of them."""
-    from ctxembed.index_updates import add_documents
+    from ctxembed.index.updates import add_documents
 
     if vectors := vector_input(inputs):
         raise InvalidInputError(f"{vectors} holds vectors, need text: build an index of its own from it")
@@ -124,7 +124,7 @@ def delete(index: Path, where: str | None, ids: tuple[str, ...], wait: bool) -> 
       ctxembed index delete idx/ --where "source = 'x'"
       ctxembed index delete idx/ --id row-17 --id row-18
     """
-    from ctxembed.index_changes import delete_rows
+    from ctxembed.index.changes import delete_rows
 
     if (where is None) == (not ids):
         raise click.UsageError("say which rows: either --where CONDITION, or --id ID")
@@ -144,7 +144,7 @@ def compact(index: Path, wait: bool) -> None:
     Example:
       ctxembed index compact idx/
     """
-    from ctxembed.index_changes import compact_folder
+    from ctxembed.index.changes import compact_folder
 
     started = time.perf_counter()
     done = compact_folder(index, wait=wait)
@@ -160,7 +160,7 @@ def verify(index: Path) -> None:
     Example:
       ctxembed index verify idx/
     """
-    from ctxembed.index_folder import check_folder
+    from ctxembed.index.folder import check_folder
 
     manifest = check_folder(index)
     files = list(manifest.files())
@@ -178,7 +178,7 @@ def info_(index: Path, output_format: str) -> None:
     Example:
       ctxembed index info idx/ --format json
     """
-    from ctxembed.index_manifest import IndexManifest
+    from ctxembed.index.manifest import IndexManifest
     from ctxembed.runtime import existing
 
     manifest = IndexManifest.read(existing(index))

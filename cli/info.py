@@ -97,7 +97,7 @@ def describe_rest(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: If it holds a build that was interrupted, or nothing of ours.
     """
-    from ctxembed.index_manifest import BUILDING
+    from ctxembed.index.manifest import BUILDING
     from ctxembed.tokenizer import FILE_NAME, SubwordTokenizer
 
     if (folder / BUILDING).exists():

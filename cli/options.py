@@ -197,7 +197,7 @@ def kind_options(command: F) -> F:
 
     @functools.wraps(command)
     def run(*args: Any, kind: str, min_recall: float, max_memory: int | None, storage: Any, **kwargs: Any) -> Any:
-        from ctxembed.index_kinds import IndexOptions
+        from ctxembed.index.kinds import IndexOptions
 
         chosen = IndexOptions(kind=kind, min_recall=min_recall, max_memory=max_memory, storage=storage)
         return command(*args, options=chosen, **kwargs)

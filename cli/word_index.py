@@ -18,7 +18,7 @@ from .words import read_words
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
-    from ctxembed.index_kinds import IndexOptions
+    from ctxembed.index.kinds import IndexOptions
     from ctxembed.meaning.word_index import WordChoice
     from ctxembed.types import Encoder
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
 from ctxembed.index import Ids
-from ctxembed.index_changes import build_folder, claim, normalised
-from ctxembed.index_folder import IndexFolder, check_encoder
-from ctxembed.index_kinds import IndexOptions
-from ctxembed.index_manifest import BUILDING, IndexManifest
+from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.folder import IndexFolder, check_encoder
+from ctxembed.index.kinds import IndexOptions
+from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.retrieval.candidates import Query
 from ctxembed.retrieval.engine import Retriever
 from ctxembed.retrieval.late_interaction import usage_encoder

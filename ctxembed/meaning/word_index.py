@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_changes import build_folder, claim, normalised
-from ctxembed.index_folder import IndexFolder
-from ctxembed.index_kinds import IndexOptions, plan_index
-from ctxembed.index_manifest import BUILDING, IndexManifest
+from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.folder import IndexFolder
+from ctxembed.index.kinds import IndexOptions, plan_index
+from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.meaning.inflections import inflected_forms
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.store import OnDuplicate

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ctxembed.filters import Filter
 from ctxembed.index import Ids, Neighbours
-from ctxembed.index_folder import IndexFolder
+from ctxembed.index.folder import IndexFolder
 from ctxembed.retrieval.options import LIST_DEPTH, Mode
 from ctxembed.retrieval.ranking import reciprocal_rank_fusion
 from ctxembed.types import Vectors

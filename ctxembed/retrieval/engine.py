@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
-from ctxembed.index_folder import IndexFolder
+from ctxembed.index.folder import IndexFolder
 from ctxembed.retrieval.candidates import Candidates, Query, find_candidates
 from ctxembed.retrieval.late_interaction import explain, late_interaction
 from ctxembed.retrieval.options import SearchOptions

@@ -18,10 +18,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from ctxembed import index as index_module
+from ctxembed.index import vector_index as index_module
 from ctxembed.index import VectorIndex
-from ctxembed.index_files import prepare_training
-from ctxembed.index_kinds import HNSW_LINKS
+from ctxembed.index.files import prepare_training
+from ctxembed.index.kinds import HNSW_LINKS
 from ctxembed.runtime import environment, write_json
 
 DIMENSION, NUM_QUERIES, K, ROUNDS = 384, 1000, 10, 5
@@ -95,7 +95,7 @@ def build_bare(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
         index = faiss.index_factory(DIMENSION, record.factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         prepare_training(index, seed=1)
-        from ctxembed.index_kinds import IndexOptions, plan_index
+        from ctxembed.index.kinds import IndexOptions, plan_index
 
         size = plan_index(rows, DIMENSION, IndexOptions(kind=kind)).training_rows
         index.train(vectors[np.sort(np.random.default_rng(2).choice(rows, size, replace=False))])

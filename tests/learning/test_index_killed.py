@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxembed import index_changes, index_kinds
-from ctxembed.index_changes import compact_folder, delete_rows
-from ctxembed.index_folder import check_folder
-from ctxembed.index_kinds import IndexOptions
-from ctxembed.index_updates import add_documents
+from ctxembed.index import changes as index_changes
+from ctxembed.index import kinds as index_kinds
+from ctxembed.index.changes import compact_folder, delete_rows
+from ctxembed.index.folder import check_folder
+from ctxembed.index.kinds import IndexOptions
+from ctxembed.index.updates import add_documents
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
 

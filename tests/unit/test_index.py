@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ctxembed import index_search
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.index import VectorIndex
-from ctxembed.index_files import ExactVectors
+from ctxembed.index import searcher as index_search
+from ctxembed.index.files import ExactVectors
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.standard_normal((50, 8), dtype=np.float32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.index_kinds import IndexOptions, num_lists, num_parts, plan_index
+from ctxembed.index.kinds import IndexOptions, num_lists, num_parts, plan_index
 
 MIB = 2**20
 

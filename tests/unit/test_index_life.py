@@ -9,13 +9,13 @@ import threading
 import numpy as np
 import pytest
 
-from ctxembed import index_changes
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_changes import compact_folder, delete_rows, locked
-from ctxembed.index_folder import check_folder
-from ctxembed.index_kinds import IndexOptions
-from ctxembed.index_manifest import IndexManifest
-from ctxembed.index_updates import add_documents
+from ctxembed.index import changes as index_changes
+from ctxembed.index.changes import compact_folder, delete_rows, locked
+from ctxembed.index.folder import check_folder
+from ctxembed.index.kinds import IndexOptions
+from ctxembed.index.manifest import IndexManifest
+from ctxembed.index.updates import add_documents
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
 
@@ -207,7 +207,7 @@ class KilledError(Exception):
 
 
 def test_interrupted_addition_is_continued_or_discarded(built, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ctxembed.index_updates.PART_ROWS", 2)
+    monkeypatch.setattr("ctxembed.index.updates.PART_ROWS", 2)
 
     documents = [*DOCUMENTS[:2], *MORE]
     done = []
@@ -258,7 +258,7 @@ READER = """
 import sys
 from pathlib import Path
 import numpy as np
-from ctxembed.index_folder import IndexFolder
+from ctxembed.index.folder import IndexFolder
 
 print("ready", flush=True)
 path, opened = Path(sys.argv[1]), 0

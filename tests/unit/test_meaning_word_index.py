@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_kinds import IndexOptions
+from ctxembed.index.kinds import IndexOptions
 from ctxembed.meaning.word_index import WordChoice, WordIndex, build_word_index, count_chosen, forecast, word_options
 from ctxembed.text import parse_usage, word_form, word_forms
 from ctxembed.types import Document, Usage, Vectors

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from ctxembed import search as search_module
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
-from ctxembed.index_changes import normalised
+from ctxembed.index.changes import normalised
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
 from ctxembed.vector_writer import VectorWriter

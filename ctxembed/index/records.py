@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxembed.errors import ArtifactError
-from ctxembed.index_kinds import Storage
-from ctxembed.index_tuning import Measured
+from ctxembed.index.kinds import Storage
+from ctxembed.index.tuning import Measured
 from ctxembed.runtime import sha256_file
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.filters import Filter, parse
-from ctxembed.index import Ids, Neighbours, VectorIndex, checked_queries
-from ctxembed.index_manifest import IndexManifest
-from ctxembed.index_search import Mask
+from ctxembed.index.manifest import IndexManifest
+from ctxembed.index.searcher import Mask
+from ctxembed.index.vector_index import Ids, Neighbours, VectorIndex, checked_queries
 from ctxembed.runtime import existing
 from ctxembed.store import DocumentStore, Numbers
 from ctxembed.types import TextEncoder, UsageEncoder, Vectors

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.index_files import ExactVectors, Places, open_faiss
+from ctxembed.index.files import ExactVectors, Places, open_faiss
 from ctxembed.types import Vectors
 
 EXACT_ROWS = 20_000

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctxembed.index_files import Places
-from ctxembed.index_search import Searcher
+from ctxembed.index.files import Places
+from ctxembed.index.searcher import Searcher
 from ctxembed.types import Vectors
 
 NEAREST = 10

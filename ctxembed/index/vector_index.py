@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_files import BLOCK_ROWS, ExactVectors, save_faiss, train_and_add, write_vectors
-from ctxembed.index_kinds import IndexOptions, plan_index
-from ctxembed.index_records import IndexFile, IndexRecord
-from ctxembed.index_search import Mask, Searcher
-from ctxembed.index_tuning import held_out, measure, training_sample, true_neighbours, tune
+from ctxembed.index.files import BLOCK_ROWS, ExactVectors, save_faiss, train_and_add, write_vectors
+from ctxembed.index.kinds import IndexOptions, plan_index
+from ctxembed.index.records import IndexFile, IndexRecord
+from ctxembed.index.searcher import Mask, Searcher
+from ctxembed.index.tuning import held_out, measure, training_sample, true_neighbours, tune
 from ctxembed.runtime import existing, synced, write_json
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, checked_vectors, read_manifest

@@ -12,9 +12,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.index_changes import change, locked
-from ctxembed.index_folder import IndexFolder, check_encoder
-from ctxembed.index_manifest import ADDING
+from ctxembed.index.changes import change, locked
+from ctxembed.index.folder import IndexFolder, check_encoder
+from ctxembed.index.manifest import ADDING
 from ctxembed.runtime import existing
 from ctxembed.store import content_hash, metadata_json
 from ctxembed.types import Document

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import InvalidInputError
-from ctxembed.index import VectorIndex, write_index
-from ctxembed.index_folder import IndexFolder
-from ctxembed.index_kinds import FLAT_VALUES, IndexOptions, plan_index
-from ctxembed.index_manifest import (
+from ctxembed.index.folder import IndexFolder
+from ctxembed.index.kinds import FLAT_VALUES, IndexOptions, plan_index
+from ctxembed.index.manifest import (
     ADDING,
     BUILDING,
     OWN_FILE,
@@ -34,8 +33,9 @@ from ctxembed.index_manifest import (
     ModelRecord,
     old_version,
 )
-from ctxembed.index_records import IndexFile, IndexRecord
-from ctxembed.index_v1 import generation_v1, read_v1
+from ctxembed.index.records import IndexFile, IndexRecord
+from ctxembed.index.v1 import generation_v1, read_v1
+from ctxembed.index.vector_index import VectorIndex, write_index
 from ctxembed.runtime import existing, release_memory, synced, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors

@@ -19,8 +19,8 @@ from typing import Any
 
 from ctxembed.calibration import Calibration
 from ctxembed.errors import ArtifactError
-from ctxembed.index_kinds import IndexOptions
-from ctxembed.index_records import IndexFile, IndexRecord
+from ctxembed.index.kinds import IndexOptions
+from ctxembed.index.records import IndexFile, IndexRecord
 from ctxembed.runtime import existing, synced, write_json
 from ctxembed.vectors import MANIFEST, read_manifest
 

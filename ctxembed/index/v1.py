@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ctxembed.errors import ArtifactError
-from ctxembed.index_files import BLOCK_ROWS, open_faiss
-from ctxembed.index_records import IndexFile
+from ctxembed.index.files import BLOCK_ROWS, open_faiss
+from ctxembed.index.records import IndexFile
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, Row
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index_kinds import HNSW_LINKS, ITERATIONS, Plan, Storage
+from ctxembed.index.kinds import HNSW_LINKS, ITERATIONS, Plan, Storage
 from ctxembed.runtime import release_memory, synced, writing
 from ctxembed.types import Vectors
 from ctxembed.vectors import checked_vectors
