@@ -153,14 +153,13 @@ class StoreReader:
         chosen = fulltext.affordable(counts)
         if not chosen:
             return []
-        condition, values = where.sql() if where else ("TRUE", ())
-        found = self._query(
-            "SELECT rowid, -rank FROM words WHERE words MATCH ? AND EXISTS "
-            f"(SELECT 1 FROM rows WHERE rows.number = words.rowid AND ({condition})) ORDER BY rank, rowid LIMIT ?",
-            fulltext.any_of(chosen),
-            *values,
-            k,
-        )
+        sql = "SELECT rowid, -rank FROM words WHERE words MATCH ?"
+        values: list[Scalar] = [fulltext.any_of(chosen)]
+        if where is not None:  # looked up for the matches alone, not for every row
+            condition, more = where.sql()
+            sql += f" AND EXISTS (SELECT 1 FROM rows WHERE rows.number = words.rowid AND ({condition}))"
+            values += more
+        found = self._query(f"{sql} ORDER BY rank, rowid LIMIT ?", *values, k)
         return [(number, float(score)) for number, score in found]
 
     def close(self) -> None:
