@@ -10,7 +10,7 @@ import click
 
 from ctxembed import __version__
 from ctxembed.errors import CtxEmbedError
-from ctxembed.runtime import disk_full, is_disk_full
+from ctxembed.runtime import disk_full, is_disk_full, wait_briefly
 
 COMMANDS = {
     "demo": "demo",
@@ -68,6 +68,7 @@ def ctxembed() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and an exit code, never a traceback."""
+    wait_briefly()
     try:
         ctxembed.main(prog_name="ctxembed", standalone_mode=False)
     except click.ClickException as error:

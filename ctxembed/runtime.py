@@ -195,6 +195,21 @@ def keep_memory() -> None:
             library.mallopt(trim_threshold, most)
 
 
+SPINS = 10_000
+"""Some twenty microseconds: longer than most waits inside a computation, shorter than any other program's turn."""
+
+
+def wait_briefly() -> None:
+    """Let idle threads of a computation give the processor up soon; call it before torch or FAISS is imported.
+
+    Between two parts of a computation GNU OpenMP's threads spin for milliseconds. On a machine that does other work as
+    well, the thread that spins keeps the one that works from running, and everything takes three to five times as
+    long. What the user has set in OMP_WAIT_POLICY or GOMP_SPINCOUNT stands.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
 def existing(path: str | Path) -> Path:
     """Return the path if something is there.
 

@@ -234,3 +234,19 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     full, before, after = map(int, output.split())
     assert after < before <= full
     assert after < full / 2
+
+
+@pytest.mark.parametrize(
+    "chosen, spins",
+    [({}, str(runtime.SPINS)), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_briefly_keeps_what_the_user_has_set(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], spins: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # remembered, so that what the call sets is undone
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    runtime.wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
