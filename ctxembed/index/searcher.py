@@ -16,6 +16,8 @@ from ctxembed.types import Vectors
 EXACT_ROWS = 20_000
 """A selection of no more rows is compared row by row: exact, and at most some 10 ms."""
 EXACT_SHARE = 0.02
+FEW_ROWS = 100
+"""So few rows train no codes that could be relied on, and cost nothing: an approximate index is searched exactly then."""
 MAX_EF = 4096
 READ_BYTES = 512 * 2**20
 """Codes of no more bytes are read: that takes less than a second, and they are scanned a tenth faster than mapped."""
@@ -118,7 +120,7 @@ class Searcher:
         """
         count = len(self.exact) if selected is None else int(np.count_nonzero(selected))
         few = selected is not None and (count <= EXACT_ROWS or count <= EXACT_SHARE * len(self.exact))
-        if few or (self._approximate is not None and 4 * k >= count):
+        if few or (self._approximate is not None and count <= max(4 * k, FEW_ROWS)):
             everything = np.arange(count) if selected is None else np.flatnonzero(selected)
             scores, places = self.exact.nearest(queries, k, everything)
         else:

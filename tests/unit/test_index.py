@@ -66,7 +66,7 @@ small = st.integers(-8, 8).map(lambda number: number / 8)  # products are exact,
 
 @settings(max_examples=25, deadline=None)
 @given(st.data(), st.sampled_from(KINDS[:4]), st.integers(0, 12), st.sampled_from([1, 4]), st.integers(1, 15))
-def test_all_that_search_returns_is_sorted_unique_and_exact(data, kind, num_rows, dimension, k):
+def test_all_that_search_returns_of_few_rows_is_sorted_unique_and_exact(data, kind, num_rows, dimension, k):
     vectors = data.draw(hnp.arrays(np.float32, (num_rows, dimension), elements=small))
     query = data.draw(hnp.arrays(np.float32, (1, dimension), elements=small))
     selected = data.draw(hnp.arrays(np.bool_, num_rows))
