@@ -17,7 +17,7 @@ EXACT_ROWS = 20_000
 """A selection of no more rows is compared row by row: exact, and at most some 10 ms."""
 EXACT_SHARE = 0.02
 FEW_ROWS = 100
-"""So few rows train no codes that could be relied on, and cost nothing: an approximate index is searched exactly then."""
+"""So few rows train no codes that could be relied on: an approximate index of them is searched exactly."""
 MAX_EF = 4096
 READ_BYTES = 512 * 2**20
 """Codes of no more bytes are read: that takes less than a second, and they are scanned a tenth faster than mapped."""
