@@ -128,16 +128,17 @@ embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-o
   done > "$here/embeddings.jsonl"
 }
 
-busy() { # embedding beside one other program that never rests, and alone: how long idle threads spin decides (300,000 is OpenMP's own choice)
-  local log="$here/busy.txt" spins other round; : > "$log"
+busy() { # embedding alone and beside as many programs that never rest as there are cores: how long idle threads spin decides (300,000 is OpenMP's own choice)
+  local log="$here/busy.txt" spins core others round; : > "$log"
   for round in 1 2 3; do
-    for spins in 300000 10000; do
-      for company in alone beside; do
-        if [ $company = beside ]; then python3 -c 'while True: pass' & other=$!; fi
+    for company in alone beside; do
+      for spins in 300000 10000; do
+        others=()
+        if [ $company = beside ]; then for core in $(seq "$(nproc)"); do python3 -c 'while True: pass' & others+=($!); done; fi
         rm -rf "$RUN/busy"
         /usr/bin/time -f "$company, GOMP_SPINCOUNT=$spins: %e s" env GOMP_SPINCOUNT=$spins ctxembed embed "$here/../corpora/sample.txt" -o "$RUN/busy" 2>&1 |
           grep SPINCOUNT | tee -a "$log"
-        if [ $company = beside ]; then kill $other; wait $other 2> /dev/null || true; fi
+        [ $company = alone ] || { kill "${others[@]}"; wait "${others[@]}" 2> /dev/null || true; }
       done
     done
   done
