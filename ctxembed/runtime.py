@@ -203,7 +203,8 @@ def wait_briefly() -> None:
     """Let idle threads of a computation give the processor up soon; call it before torch or FAISS is imported.
 
     Between two parts of a computation GNU OpenMP's threads spin for milliseconds. On a machine that does other work as
-    well, the thread that spins keeps the one that works from running. What the user has set in OMP_WAIT_POLICY or GOMP_SPINCOUNT stands.
+    well, the thread that spins keeps the one that works from running. What the user has set in OMP_WAIT_POLICY or
+    GOMP_SPINCOUNT stands.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
