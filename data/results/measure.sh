@@ -115,7 +115,7 @@ speed() { # text to sentence vectors beside other libraries with the same weight
   local model=${MODEL:-$RUN/minilm} weights="$TEACHERS/all-MiniLM-L6-v2"
   [ -d "$model" ] || ctxembed import "$weights" -o "$model"
   ctxembed bench speed -m "$model" -m "$encoder" --weights "$weights" $(printf -- '--against %s ' ctxembed-float32 sentence-transformers \
-    sentence-transformers-bf16 onnxruntime onnxruntime-int8 openvino) $(printf -- '--workload %s ' mixed titles documents query) \
+    sentence-transformers-bf16 onnxruntime onnxruntime-int8 openvino) $(printf -- '--workload %s ' ${WORKLOADS:-mixed titles documents query}) \
     --rows "${ROWS:-4000}" -o "$here/speed.json" --format table
 }
 
