@@ -18,6 +18,7 @@ from ctxembed.text import word_form
 from .options import load_any, model_option, reading_options, report_encoder, runtime_options, seed_option
 from .output import emit, format_option, say
 from .progress import document_bar
+from .shift_output import evidence, rounded, shift_row, short_row
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
@@ -394,7 +395,7 @@ def add_static(
         pair = each.old, each.new
         if pair not in distances:
             distances[pair] = aligned_distances(trained[each.old], trained[each.new])
-        row["static"] = _rounded(distances[pair].get(word_form(each.word)))
+        row["static"] = rounded(distances[pair].get(word_form(each.word)))
 
 
 @dataclass(frozen=True)
@@ -405,82 +406,6 @@ class _Chained:
 
     def __iter__(self) -> Any:
         return itertools.chain.from_iterable(self.streams)
-
-
-def shift_row(each: WordShift, *, is_timeline: bool) -> dict[str, Any]:
-    """Return the numbers of a shift as they are printed; None where the word could not be tested."""
-    test = each.test
-    row: dict[str, Any] = {"word": each.word}
-    if is_timeline:
-        row |= {"old": each.old, "new": each.new}
-    row |= {"uses_old": each.uses_old, "uses_new": each.uses_new}
-    names = ("apd", "prt", "jsd", "p")
-    row |= {name: _rounded(getattr(test, name)) if test else None for name in names}
-    row |= {"q": _rounded(each.q)}
-    rest = ("low", "high", "excess", "p_prt", "p_jsd", "noise", "noise_prt", "noise_jsd")
-    row |= {name: _rounded(getattr(test, name)) if test else None for name in rest}
-    row |= {"q_prt": _rounded(each.q_prt), "q_jsd": _rounded(each.q_jsd), "control": _rounded(each.control)}
-    return row | {"found_old": each.found_old, "found_new": each.found_new}
-
-
-def short_row(row: dict[str, Any], each: WordShift) -> dict[str, Any]:
-    """Return the columns that fit a terminal, with what moved."""
-    names = (
-        "word",
-        "old",
-        "new",
-        "uses_old",
-        "uses_new",
-        "apd",
-        "excess",
-        "prt",
-        "jsd",
-        "p",
-        "q",
-        "low",
-        "high",
-        "static",
-    )
-    short = {name: row[name] for name in names if name in row}
-    moved = each.senses[0] if each.senses and each.is_clear else None
-    grown = (
-        ""
-        if moved is None
-        else f"{moved.id} {moved.share_old:.0%} to {moved.share_new:.0%}: {', '.join(moved.words[:3])}"
-    )
-    return short | {"what moved": grown}
-
-
-def evidence(each: WordShift) -> dict[str, Any]:
-    """Return what shows a shift: senses, uses, controls."""
-    return {
-        "senses": [
-            {
-                "id": sense.id,
-                "words": list(sense.words),
-                "uses_old": sense.uses_old,
-                "uses_new": sense.uses_new,
-                "share_old": _rounded(sense.share_old),
-                "share_new": _rounded(sense.share_new),
-            }
-            for sense in each.senses
-        ],
-        "senses_stand_apart": each.is_clear,
-        **{
-            side: [
-                {
-                    "id": o.id,
-                    "text": o.usage.text,
-                    "start": o.usage.start,
-                    "end": o.usage.end,
-                    "metadata": dict(o.metadata),
-                }
-                for o in uses
-            ]
-            for side, uses in (("before", each.before), ("after", each.after))
-        },
-        "controls": [{"word": c.word, "excess": _rounded(c.excess)} for c in each.controls],
-    }
 
 
 def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, plot: Path | None) -> None:
@@ -500,7 +425,3 @@ def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, 
 
         shift_figure(uses, groups, plot, seed=run.options.seed)
     say_written(html, plot)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else round(float(value), 6)
