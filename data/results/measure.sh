@@ -32,7 +32,7 @@ duel() { # contextual against static (docs/results.md): two models, and every lo
   for set in cranfield adi; do
     ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 --against length -o "$out/$set.json"
   done
-  ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"
+  ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" -m "$model" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"
   ctxembed bench senses --data "$EVAL/semcor" -m "$encoder" --against "static:$static" -o "$out/semcor.json"
 }
 
