@@ -49,7 +49,7 @@ def adjusted_rand(classes: ArrayLike, clusters: ArrayLike) -> float:
     Raises:
         InvalidInputError: If there is no item, or lengths differ.
 
-    >>> adjusted_rand([0, 0, 1, 1], [5, 5, 3, 3]), adjusted_rand([0, 0, 1, 1], [5, 3, 5, 3])
+    >>> adjusted_rand([0, 0, 1, 1], [5, 5, 3, 3]), round(adjusted_rand([0, 0, 1, 1], [5, 3, 5, 3]), 6)
     (1.0, -0.5)
     """
     table = _contingency(classes, clusters)
