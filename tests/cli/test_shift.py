@@ -102,40 +102,19 @@ def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path)
     assert len(rows) == 2
 
 
+QUICK = "shift old.txt new.txt --words attack --permutations 9 --format json".split()
+
+
 def test_inflections_count_for_the_word_if_asked(run: Run, tmp_path: Path, model: Path) -> None:
     for side in ("old", "new"):
         (tmp_path / f"{side}.txt").write_text("The attack came.\nTwo attacks came.\n" * 5, encoding="utf-8")
-    arguments = (
-        "shift",
-        "old.txt",
-        "new.txt",
-        "--words",
-        "attack",
-        "-m",
-        model,
-        "--permutations",
-        "9",
-        "--format",
-        "json",
-    )
+    arguments = [*QUICK, "-m", model]
     assert run(*arguments).json[0]["uses_old"] == 5
     assert run(*arguments, "--inflections").json[0]["uses_old"] == 10
 
 
 def test_sampling_is_said(run: Run, corpora, model: Path) -> None:
-    arguments = (
-        "shift",
-        "old.txt",
-        "new.txt",
-        "--words",
-        "attack",
-        "-m",
-        model,
-        "--permutations",
-        "9",
-        "--format",
-        "json",
-    )
+    arguments = [*QUICK, "-m", model]
     outcome = run(*arguments, "--max-uses", "6")
     assert (outcome.json[0]["uses_old"], outcome.json[0]["found_old"]) == (6, 12)
     assert "a sample of 6 uses of a side (seed 1) stands for all of: attack" in outcome.stderr
