@@ -40,6 +40,7 @@ def processes(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
     try:
         yield
+        dist.barrier()  # the first process answers the others until the end: nobody leaves while one still asks
     finally:
         dist.destroy_process_group()
 

@@ -33,6 +33,7 @@ def work_together(tmp_path_factory: pytest.TempPathFactory) -> WorkTogether:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        shared["PYTHONFAULTHANDLER"] = "1"  # a process that ends by a signal says where
         processes = [
             subprocess.Popen([sys.executable, program, str(folder)], env={**os.environ, **shared, "RANK": rank})
             for rank in ("0", "1")
