@@ -7,11 +7,12 @@ end to end, so that nothing is ever padded. Letters: N items, T tokens, D hidden
 from __future__ import annotations
 
 import copy
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from ctxembed.runtime import default_model
 from ctxembed.text import word_spans
 from ctxembed.tokenizer import TokenIds, token_ranges
 from ctxembed.types import Layer, LongTexts, Scalar, Span, Usage, Vectors
+from ctxembed.windows import Window, blocks, central_windows, cut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
 
 OnLong = Literal["window", "truncate", "error"]
+Reduce: TypeAlias = "Callable[[Sequence[Tensor], NDArray[np.int64]], list[Vectors]]"
+"""From the token vectors of windows of one length, (B, T, D) a layer, and their numbers (B,), to vectors of them."""
 CHUNK_TEXTS = 16_384
 """Texts tokenised and sorted together: bounds the memory beside the result."""
-OVERLAP = 4
-"""A quarter of each window is also in the next, so that every word has context on both sides."""
 
 
 class SpanVectors(NamedTuple):
@@ -42,14 +44,6 @@ class SpanVectors(NamedTuple):
     spans: list[Span]
     vectors: Vectors
     """float32 (N, D), L2-normalised."""
-
-
-class _Window(NamedTuple):
-    """Tokens ``start`` to ``end`` of text number ``text``."""
-
-    text: int
-    start: int
-    end: int
 
 
 class Embedder:
@@ -259,12 +253,12 @@ class Embedder:
         how = self._checkpoint.pooling.sentence
         windows = self._windows(ids)
 
-        def add(states: Sequence[Tensor], members: NDArray[np.int64]) -> None:
-            pooled = pool_sentences(states[0], None, how=how).cpu().numpy()
+        def pool(states: Sequence[Tensor], members: NDArray[np.int64]) -> list[Vectors]:
+            return [pool_sentences(states[0], None, how=how).cpu().numpy()]
+
+        for (pooled,), members in self._run(ids, windows, layers=(self.num_layers,), reduce=pool):
             for vector, window in zip(pooled, (windows[i] for i in members), strict=True):
                 result[window.text] += vector * (window.end - window.start)
-
-        self._run(ids, windows, layers=(self.num_layers,), consume=add)
 
     def _add_spans(
         self, ids: Sequence[TokenIds], places: NDArray[np.int64], result: Vectors, *, layers: Sequence[int]
@@ -277,55 +271,84 @@ class Embedder:
         windows = self._windows(ids, keep=np.unique(places[:, 0]).tolist())
         if self._on_long == "truncate":  # words past the cut have no vector
             places = places[places[:, 1] < self.max_length - 2]
-        owner = _central_windows(windows, places)
+        owner = central_windows(windows, places)
         by_window = np.argsort(owner, kind="stable")
         bounds = np.searchsorted(owner[by_window], np.arange(len(windows) + 1))
 
-        def add(states: Sequence[Tensor], members: NDArray[np.int64]) -> None:
-            chosen = np.concatenate([by_window[bounds[i] : bounds[i + 1]] for i in members])
+        def chosen_of(members: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.concatenate([by_window[bounds[i] : bounds[i + 1]] for i in members])
+
+        def pool(states: Sequence[Tensor], members: NDArray[np.int64]) -> list[Vectors]:
+            chosen = chosen_of(members)
             rows = np.repeat(np.arange(len(members)), [bounds[i + 1] - bounds[i] for i in members])
             begin = np.array([windows[i].start for i in owner[chosen]], dtype=np.int64)
             length = states[0].size(1) - 1
             starts = np.clip(places[chosen, 1] - begin + 1, 1, length - 1)  # + 1 for the special token
             ends = np.clip(places[chosen, 2] - begin + 1, starts + 1, length)
             where = [torch.from_numpy(array).to(self._device) for array in (rows, starts, ends)]
-            for vectors, hidden in zip(result, states, strict=True):
-                sums = pool_spans(hidden, *where).cpu().numpy() * (ends - starts)[:, None]
-                np.add.at(vectors, places[chosen, 3], sums)
+            return [pool_spans(hidden, *where).cpu().numpy() * (ends - starts)[:, None] for hidden in states]
 
-        self._run(ids, windows, layers=layers, consume=add)
+        for pooled, members in self._run(ids, windows, layers=layers, reduce=pool):
+            for vectors, sums in zip(result, pooled, strict=True):
+                np.add.at(vectors, places[chosen_of(members), 3], sums)
 
     def _run(
         self,
         ids: Sequence[TokenIds],
-        windows: Sequence[_Window],
+        windows: Sequence[Window],
         *,
         layers: Sequence[int],
-        consume: Callable[[Sequence[Tensor], NDArray[np.int64]], None],
-    ) -> None:
-        """Compute windows block by block; hand on those of one length, (B, T, D) a layer, with their numbers (B,)."""
+        reduce: Reduce,
+    ) -> Iterator[tuple[list[Vectors], NDArray[np.int64]]]:
+        """Compute windows block by block, several blocks at a time.
+
+        Args:
+            ids: Tokens of each text.
+            windows: What is computed.
+            layers: Which layers are needed.
+            reduce: Makes vectors of windows of one length.
+
+        Yields:
+            What ``reduce`` made, with the numbers; in an order that the windows alone decide.
+        """
+        from ctxembed.model.side_by_side import in_turns
+
+        every = list(blocks(windows, most=self._network.block))
+        compute = functools.partial(self._compute, ids, windows, layers, reduce)
+        for made in in_turns(compute, every, share=self._network.share):
+            yield from made
+
+    def _compute(
+        self,
+        ids: Sequence[TokenIds],
+        windows: Sequence[Window],
+        layers: Sequence[int],
+        reduce: Reduce,
+        block: NDArray[np.int64],
+    ) -> list[tuple[list[Vectors], NDArray[np.int64]]]:
+        """Compute the windows whose numbers are in ``block``; see ``_run``."""
         import torch
 
         from ctxembed.model.inference import runs_of
 
-        ends = np.array([self.tokenizer.cls_id]), np.array([self.tokenizer.sep_id])
+        parts = [windows[number] for number in block]
+        first, last = np.array([self.tokenizer.cls_id]), np.array([self.tokenizer.sep_id])
+        tokens = [part for text, start, end in parts for part in (first, ids[text][start:end], last)]
+        lengths = [window.end - window.start + 2 for window in parts]
+        made, done = [], 0
         with torch.inference_mode():
-            for members in _blocks(windows, most=self._network.block):
-                cut = [windows[number] for number in members]
-                tokens = [part for text, start, end in cut for part in (ends[0], ids[text][start:end], ends[1])]
-                lengths = [window.end - window.start + 2 for window in cut]
-                token_ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(self._device)
-                states: dict[int, Tensor] = {}
-                earlier = states if len(layers) > 1 else None
-                states[max(layers)] = self._network(token_ids, lengths, num_layers=max(layers), earlier=earlier)
-                done = 0
-                for first, number, length in runs_of(lengths):
-                    texts = slice(first, first + number * length)
-                    cut_out = [states[layer][texts].view(number, length, -1) for layer in layers]
-                    consume(cut_out, members[done : done + number])
-                    done += number
+            token_ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(self._device)
+            states: dict[int, Tensor] = {}
+            earlier = states if len(layers) > 1 else None
+            states[max(layers)] = self._network(token_ids, lengths, num_layers=max(layers), earlier=earlier)
+            for begin, number, length in runs_of(lengths):
+                members, texts = block[done : done + number], slice(begin, begin + number * length)
+                cut_out = [states[layer][texts].view(number, length, -1) for layer in layers]
+                made.append((reduce(cut_out, members), members))
+                done += number
+        return made
 
-    def _windows(self, ids: Sequence[TokenIds], *, keep: Iterable[int] | None = None) -> list[_Window]:
+    def _windows(self, ids: Sequence[TokenIds], *, keep: Iterable[int] | None = None) -> list[Window]:
         """Cut texts into windows; a text without tokens has none."""
         width = self.max_length - 2
         windows = []
@@ -335,7 +358,7 @@ class Embedder:
                 self._count_long(length)
                 if self._on_long == "truncate":
                     length = width
-            windows += [_Window(text, start, end) for start, end in _cut(length, width)]
+            windows += [Window(text, start, end) for start, end in cut(length, width)]
         return windows
 
     def _count_long(self, length: int) -> None:
@@ -347,48 +370,6 @@ class Embedder:
         )
         self.long_texts.texts += 1
         self.long_texts.lost_tokens += length - width if self._on_long == "truncate" else 0
-
-
-def _cut(length: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut ``length`` tokens into windows of at most ``width``, equal in size and overlapping by a quarter.
-
-    >>> list(_cut(5, 8)), list(_cut(20, 8)), list(_cut(0, 8))
-    ([(0, 5)], [(0, 8), (6, 14), (12, 20)], [])
-    """
-    if length <= width:
-        if length:
-            yield 0, length
-        return
-    step = width - width // OVERLAP
-    count = -(-(length - width) // step) + 1
-    for number in range(count):
-        start = round(number * (length - width) / (count - 1))
-        yield start, start + width
-
-
-def _blocks(windows: Sequence[_Window], *, most: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of windows that are computed together, long ones first, at most so many tokens at a time."""
-    lengths = np.array([window.end - window.start + 2 for window in windows], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    ends = np.cumsum(lengths[order])
-    first = 0
-    while first < len(order):
-        done = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, done + most, side="right")))
-        yield order[first:last]
-        first = last
-
-
-def _central_windows(windows: Sequence[_Window], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Choose for each place the window of its text that leaves it the most context on its shorter side."""
-    of_text: dict[int, list[int]] = defaultdict(list)
-    for number, window in enumerate(windows):
-        of_text[window.text].append(number)
-    chosen = np.empty(len(places), dtype=np.int64)
-    for row, (text, start, end, _) in enumerate(places.tolist()):
-        candidates = of_text[text]
-        chosen[row] = max(candidates, key=lambda i: min(start - windows[i].start, windows[i].end - end))
-    return chosen
 
 
 def _normalise(vectors: Vectors) -> Vectors:

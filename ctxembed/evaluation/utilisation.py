@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.embedder import OVERLAP
 from ctxembed.evaluation.peers import Contender
+from ctxembed.windows import OVERLAP
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype

@@ -23,15 +23,17 @@ from ctxembed.model.encoder import EncoderLayer, TransformerEncoder
 
 BLOCK = 2048
 """Tokens computed together; texts longer than that make a block of their own."""
-SMALL, UNITS = 32, (4, 32)
-"""Rows of the blocks of a short input, a query, say, and what the rows of its last block are a multiple of: the finest
-that gives the same bits as BLOCK rows do."""
-SMALL_LIMIT = 256
-"""Inputs of more tokens are faster as one block."""
+SMALL, ROUNDING = 32, ((32, 1), (256, 8), (BLOCK // 2, 128))
+"""Rows of the blocks of a short input where its rows as one block give other bits than BLOCK rows do, and to a multiple
+of what the rows of an input of up to so many tokens are rounded up: kernels must be prepared for each number."""
+WAYS = (4, 3, 2, 1)
+"""Blocks computed side by side: the first of these that the threads can be shared out to equally."""
 
 LEAST_PRODUCTS, MOST_SCORES = 4096, 2**20
 """Multiplications of a text below which torch takes another kernel for few texts than for many, and attention scores
 computed together: more would leave the processor's caches."""
+LANES = 32
+"""Rows of scores have a multiple of this width: softmax takes what is left over number by number."""
 
 
 class InferenceEncoder:
@@ -41,10 +43,10 @@ class InferenceEncoder:
         """Lay out the weights of an encoder, on its device and in its number format; it is kept and must not change."""
         self.encoder = encoder
         self.block = max(BLOCK, encoder.config.max_length)
+        self._positions = torch.arange(encoder.config.max_length, device=next(encoder.parameters()).device)
         self._layers = [_Layer(cast(EncoderLayer, layer)) for layer in encoder.layers]
-        linears = self._layers[0].linears
-        equal = (unit for unit in UNITS if all(part.has_equal_bits(unit, self.block) for part in linears))
-        self._unit = next(equal, self.block)
+        self._shares: dict[int, int] = {}
+        self._equal: dict[tuple[int, int], bool] = {}
 
     def __call__(
         self,
@@ -66,23 +68,52 @@ class InferenceEncoder:
             Token vectors (N, D).
         """
         count, config = len(token_ids), self.encoder.config
-        unit = self._unit if count <= SMALL_LIMIT else self.block
-        rows = -(-count // unit) * unit
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(token_ids.device)  # (N,)
+        rows, step = self._shape(count)
+        positions = torch.cat([self._positions[:length] for length in lengths])  # (N,)
         embedded = self.encoder.embedding(token_ids, positions)  # (N, D)
-        hidden = functional.pad(embedded, (0, 0, 0, rows - count))  # (R, D)
+        hidden = functional.pad(embedded, (0, 0, 0, rows - count)) if rows > count else embedded  # (R, D)
         angles = None
         if config.positions == "rotary":
             tables = rotary_angles(max(lengths), config.hidden_size // config.num_heads, device=token_ids.device)
             angles = tuple(table.to(hidden.dtype)[positions, None] for table in tables)  # (N, 1, K/2) each
-        step = SMALL if rows != self.block else self.block
+        runs = list(runs_of(lengths))
         for number, layer in enumerate(self._layers[:num_layers]):
             if earlier is not None:
                 earlier[number] = hidden[:count].clone()
-            hidden = layer(hidden, runs_of(lengths), angles=angles, step=step)
+            hidden = layer(hidden, runs, angles=angles, step=step)
         if num_layers == len(self._layers) and self.encoder.final_norm is not None:
             hidden = self.encoder.final_norm(hidden)
         return hidden[:count]
+
+    def share(self) -> int:
+        """Return the threads for each of several blocks at a time: few, where these give the bits that all give."""
+        threads = torch.get_num_threads()
+        if self._positions.device.type != "cpu":
+            return threads
+        if threads not in self._shares:
+            few = threads // next(ways for ways in WAYS if threads % ways == 0)
+            self._shares[threads] = few if self._has_equal_bits(self.block, few) else threads
+        return self._shares[threads]
+
+    def _shape(self, count: int) -> tuple[int, int]:
+        """Return the rows for so many tokens and the rows of one product: the fewest that give the bits of a block."""
+        unit = next((unit for most, unit in ROUNDING if count <= most), self.block)
+        rows = -(-count // unit) * unit
+        if unit != self.block and self._is_exact(rows):
+            return rows, rows
+        if count <= ROUNDING[1][0] and self._is_exact(SMALL):
+            return -(-count // SMALL) * SMALL, SMALL
+        return self.block, self.block
+
+    def _is_exact(self, rows: int) -> bool:
+        """Tell whether so many rows give the bits that they have in a block; found out when they are first met."""
+        key = rows, torch.get_num_threads()
+        if key not in self._equal:
+            self._equal[key] = self._has_equal_bits(rows, self.share())
+        return self._equal[key]
+
+    def _has_equal_bits(self, rows: int, threads: int) -> bool:
+        return all(part.has_equal_bits(rows, self.block, threads=threads) for part in self._layers[0].linears)
 
 
 def runs_of(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -116,7 +147,7 @@ class _Layer:
         self.linears = (self._project, self._join, self._inner, self._outer)
 
     def __call__(
-        self, hidden: Tensor, runs: Iterator[tuple[int, int, int]], *, angles: tuple[Tensor, ...] | None, step: int
+        self, hidden: Tensor, runs: Sequence[tuple[int, int, int]], *, angles: tuple[Tensor, ...] | None, step: int
     ) -> Tensor:
         """Map (R, D) to (R, D)."""
         normed = self._attention_norm(hidden) if self._norm_first else hidden
@@ -128,19 +159,22 @@ class _Layer:
         return self._feed_forward_norm(self._feed(hidden, plus=hidden, step=step))
 
     def _mix(
-        self, projected: Tensor, runs: Iterator[tuple[int, int, int]], angles: tuple[Tensor, ...] | None
+        self, projected: Tensor, runs: Sequence[tuple[int, int, int]], angles: tuple[Tensor, ...] | None
     ) -> Tensor:
         """Let the tokens of each text attend to each other: (R, 3 D) to (R, D)."""
         rows, width = projected.size(0), projected.size(1) // 3
         parts = projected.view(rows, 3, self._num_heads, width // self._num_heads)
         if angles is not None:
             _rotate(parts[: len(angles[0]), :2], angles)
-        mixed = torch.zeros(rows, width, dtype=projected.dtype, device=projected.device)
+        mixed = projected.new_empty(rows, self._num_heads, parts.size(-1))
         for start, number, length in runs:
-            texts = parts[start : start + number * length].view(number, length, 3, self._num_heads, -1)
+            end = start + number * length
+            texts = parts[start:end].view(number, length, 3, self._num_heads, -1)
             result = _attend(texts.permute(2, 0, 3, 1, 4)).transpose(1, 2)  # (texts, T, H, K)
-            mixed[start : start + number * length] = result.reshape(number * length, width)
-        return mixed
+            mixed[start:end].view(result.shape).copy_(result)
+        if end < rows:
+            mixed[end:] = 0
+        return mixed.view(rows, width)
 
     def _feed(self, hidden: Tensor, *, plus: Tensor, step: int) -> Tensor:
         inner = self._inner(hidden, step=step)
@@ -159,15 +193,19 @@ def _attend(parts: Tensor) -> Tensor:
         query, key, value = parts
         return functional.scaled_dot_product_attention(query, key, value)
     together = max(1, MOST_SCORES // (heads * length * length))
+    if parts.size(1) <= together:
+        return _products(parts)
     mixed = [_products(some) for some in torch.split(parts, together, dim=1)]
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    return torch.cat(mixed)
 
 
 def _products(parts: Tensor) -> Tensor:
     _, number, heads, length, width = parts.shape
     query, key, value = parts.reshape(3, number * heads, length, width)  # (texts H, T, K) each
-    scores = torch.bmm(query, key.transpose(1, 2)).mul_(width**-0.5)  # (texts H, T, T)
-    return torch.bmm(scores.softmax(dim=-1), value).view(number, heads, length, width)
+    scores = query.new_empty(number * heads, length, -(-length // LANES) * LANES)  # (texts H, T, T and filling)
+    scores[..., length:] = -torch.inf
+    scores[..., :length].baddbmm_(query, key.transpose(1, 2), beta=0, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(dim=-1)[..., :length], value).view(number, heads, length, width)
 
 
 def _rotate(pairs: Tensor, angles: tuple[Tensor, ...]) -> None:
@@ -194,22 +232,23 @@ class _Linear:
 
     def __call__(self, rows: Tensor, *, step: int, plus: Tensor | None = None) -> Tensor:
         """Map (R, D) to (R, D'), ``step`` rows at a time, and add ``plus``."""
-        if len(rows) == step:
+        if len(rows) <= step:
             return self._product(rows, plus)
         parts = range(0, len(rows), step)
         cut = [(rows[i : i + step], None if plus is None else plus[i : i + step]) for i in parts]
         return torch.cat([self._product(*pair) for pair in cut])
 
-    def has_equal_bits(self, unit: int, block: int) -> bool:
-        """Tell whether any multiple of ``unit`` rows up to SMALL gives alone the bits it gives among ``block`` rows."""
+    def has_equal_bits(self, size: int, block: int, *, threads: int) -> bool:
+        """Tell whether ``size`` rows alone have the bits that they have among ``block`` rows on so many threads."""
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn(block, self._weight.size(1), generator=generator).to(self._weight)
+        places = [slice(start, start + size) for start in {0, min(size, block - size), block - size}]
         with torch.inference_mode():
+            alone, all_threads = [self._product(rows[place], None) for place in places], torch.get_num_threads()
+            torch.set_num_threads(threads)
             whole = self._product(rows, None)
-            parts = [
-                slice(start, start + size) for size in range(unit, SMALL + 1, unit) for start in (0, size, block - size)
-            ]
-            return all(torch.equal(self._product(rows[part], None), whole[part]) for part in parts)
+            torch.set_num_threads(all_threads)
+        return all(torch.equal(part, whole[place]) for part, place in zip(alone, places, strict=True))
 
     def _product(self, rows: Tensor, plus: Tensor | None) -> Tensor:
         result: Tensor

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctxembed.embedder import _cut
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError, MissingLibraryError
 from ctxembed.evaluation.peers import PEERS, Contender, open_peers, read_limit, write_weights
 from ctxembed.evaluation.speed import (
@@ -31,6 +30,7 @@ from ctxembed.evaluation.utilisation import encoder_flops, machine_gigaflops, sh
 from ctxembed.evaluation.workloads import shortened, workload_texts
 from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
 from ctxembed.types import Vectors
+from ctxembed.windows import cut
 
 SENTENCES = ("The bank lent money to the old farmer.", "A plant grew in the window.", "She sat on the bank.")
 
@@ -243,8 +243,8 @@ def test_trial_without_sense_is_refused(field: str, value: object) -> None:
 
 @given(st.lists(st.integers(0, 300), max_size=8), st.integers(4, 64))
 def test_windows_are_those_that_the_embedder_cuts(lengths: list[int], width: int) -> None:
-    cut = [end - start + 2 for length in lengths for start, end in _cut(length, width)]
-    assert window_lengths(lengths, width, whole=True).tolist() == cut
+    windows = [end - start + 2 for length in lengths for start, end in cut(length, width)]
+    assert window_lengths(lengths, width, whole=True).tolist() == windows
     assert window_lengths(lengths, width, whole=False).tolist() == [min(n, width) + 2 for n in lengths if n]
 
 

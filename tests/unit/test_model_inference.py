@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import pytest
@@ -97,12 +98,22 @@ def test_without_blocks_of_one_size_a_text_would_not_have_the_same_bits() -> Non
 
 
 @pytest.mark.parametrize(
-    "equal, tokens, blocks", [(4, 5, {8}), (4, 38, {32, 8}), (32, 5, {32}), (32, 38, {32}), (0, 5, {2048})]
+    ("equal", "lengths", "blocks"),
+    [
+        (range(2049), [5], {5}),
+        (range(2049), [38], {40}),
+        (range(2049), [30] * 10, {384}),
+        ([32], [5], {32}),
+        ([32], [38], {32}),
+        ([32], [30] * 10, {2048}),
+        ([], [5], {2048}),
+        (range(2049), [30] * 40, {2048}),
+    ],
 )
-def test_short_inputs_take_the_smallest_blocks_that_give_equal_bits(
-    monkeypatch: pytest.MonkeyPatch, equal: int, tokens: int, blocks: set[int]
+def test_an_input_takes_the_fewest_rows_that_give_equal_bits(
+    monkeypatch: pytest.MonkeyPatch, equal: Container[int], lengths: list[int], blocks: set[int]
 ) -> None:
-    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda _, unit, __: 0 < equal <= unit)
+    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda _, size, __, threads: size in equal)
     network = InferenceEncoder(encoder())
     seen: list[int] = []
     product = inference._Linear._product
@@ -111,18 +122,37 @@ def test_short_inputs_take_the_smallest_blocks_that_give_equal_bits(
         seen.append(len(rows))
         return product(self, rows, plus)
 
-    rows = texts(tokens)
+    rows = texts(*lengths)
     with torch.inference_mode():
-        expected = network.encoder(rows[0][None]).last[0]
+        expected = [network.encoder(row[None]).last[0] for row in rows]
     monkeypatch.setattr(inference._Linear, "_product", counted)
-    torch.testing.assert_close(run(network, rows)[0], expected, rtol=1e-4, atol=1e-5)
+    for given_vectors, wanted in zip(run(network, rows), expected, strict=True):
+        torch.testing.assert_close(given_vectors, wanted, rtol=1e-4, atol=1e-5)
     assert set(seen) == blocks
+
+
+def test_rows_of_other_bits_are_found_out() -> None:
+    layer = inference._Linear(torch.randn(8, 16), torch.zeros(8))
+    assert layer.has_equal_bits(5, 64, threads=1)
+    product = layer._product
+    layer._product = lambda rows, plus: product(rows, plus) + (len(rows) == 5) * 1e-6  # type: ignore[method-assign]
+    assert not layer.has_equal_bits(5, 64, threads=1)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("length", [13, 33, 40])
+def test_scores_beside_the_last_token_do_not_count(dtype: torch.dtype, length: int) -> None:
+    parts = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    query, key, value = parts.float()
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    close = {"rtol": 0.0, "atol": 1e-5 if dtype == torch.float32 else 2e-2}
+    torch.testing.assert_close(inference._products(parts).float(), expected, **close)
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_everything_is_made_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch, positions: str) -> None:
     # The device "meta" has shapes and no values, and refuses tensors of the CPU as a GPU does.
-    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda self, unit, block: False)
+    monkeypatch.setattr(inference._Linear, "has_equal_bits", lambda self, size, block, threads: False)
     config = EncoderConfig(
         vocab_size=50,
         hidden_size=32,
