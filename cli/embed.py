@@ -72,7 +72,8 @@ STREAM_BATCH = 256
     "--reuse",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Finished vectors of an earlier run, in float32: rows whose text is the same are taken from there.",
+    help="Finished vectors of an earlier run, in float32 or the same --dtype: rows whose text is the same are taken "
+    "from there.",
 )
 @click.option("--sample", type=click.IntRange(min=1), help="Embed a seeded sample of so many documents only.")
 @seed_option

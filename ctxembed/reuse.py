@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError
 from ctxembed.types import Vectors
-from ctxembed.vectors import Row, VectorFolder
+from ctxembed.vectors import Row, StoredType, VectorFolder
 
 
 class KnownVectors:
@@ -24,17 +24,19 @@ class KnownVectors:
         self._hashes = hashes[self._numbers]
 
     @classmethod
-    def open(cls, path: str | Path, *, settings: Mapping[str, Any]) -> Self:
+    def open(cls, path: str | Path, *, settings: Mapping[str, Any], dtype: StoredType = "float32") -> Self:
         """Open a finished folder whose vectors are those that a run with these settings would compute.
 
         Args:
-            path: A vector folder in float32, so that its vectors are exact.
+            path: A vector folder.
             settings: Those of the new run; see ``vectors.encoder_settings``.
+            dtype: How the new run stores vectors: the folder keeps them the same way, or in float32, so that what is
+                taken from it is what would be written without it.
 
         Raises:
             MissingInputError: If there is no such folder.
-            ArtifactError: If it is unfinished or damaged, was made with another model, unit or layer, or keeps rounded
-                vectors.
+            ArtifactError: If it is unfinished or damaged, was made with another model, unit or layer, or keeps vectors
+                that are rounded in another way.
         """
         folder = VectorFolder.open(path)
         old, new = folder.settings, settings
@@ -44,9 +46,11 @@ class KnownVectors:
                     f"{path} was made by {old.get('model')} with {key} = {old.get(key)!r}, this run is by "
                     f"{new.get('model')} with {key} = {new.get(key)!r}: reuse vectors of the same model and settings"
                 )
-        if folder.manifest.dtype != "float32":
+        kept = folder.manifest.dtype
+        if kept not in ("float32", dtype):
             raise ArtifactError(
-                f"{path} keeps {folder.manifest.dtype}, rounded vectors: only those of a float32 folder can be reused"
+                f"{path} keeps {kept}, rounded vectors, and this run writes {dtype}: ask for {kept} too, or reuse a "
+                "folder that keeps float32"
             )
         return cls(folder)
 

@@ -156,7 +156,8 @@ def embed_corpus(
         layer: See ``embed_documents``.
         resume: Continue an interrupted folder; its finished parts are kept.
         batch_size: Documents encoded at a time; 16,384 sentences by default, or the words of 2,048.
-        reuse: A finished folder of the same model, unit and layer: rows that it has are not computed again.
+        reuse: A finished folder of the same model, unit and layer, in float32 or the same ``dtype``: rows that it has
+            are not computed again.
         counts: Told what was met.
         selection: See ``embed_documents``.
         on_progress: Called with the number of documents done since its last call.
@@ -173,7 +174,8 @@ def embed_corpus(
     settings, counts = encoder_settings(encoder, unit=unit, layer=layer), counts or EmbedCounts()
     if selection is not None:
         settings["words"] = dict(selection.record)
-    known = None if reuse is None else KnownVectors.open(reuse, settings=settings)
+    kept = writing.get("dtype", "float32")
+    known = None if reuse is None else KnownVectors.open(reuse, settings=settings, dtype=kept)
     with VectorWriter(Path(path), settings=settings, dimension=encoder.dimension, resume=resume, **writing) as writer:
         counts.loss = writer.loss
         if on_progress and writer.documents:

@@ -43,14 +43,14 @@ class StorageLoss:
     """What vectors lost by the number format that they are stored in: cosines between stored and exact vectors."""
 
     rows: int = 0
-    """Rows compared: all but zero vectors."""
+    """Rows compared: all but zero vectors and those that were rounded before, of a folder that is reused."""
     mean: float = 1.0
     worst: float = 1.0
 
     def add(self, exact: Vectors, stored: Vectors) -> None:
         """Take more rows into account, (N, D) both."""
         lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(stored, axis=1)
-        there = lengths > 0
+        there = (lengths > 0) & (exact != stored).any(axis=1)
         if there.any():
             products = np.einsum("nd,nd->n", exact[there], stored[there], dtype=np.float64, casting="same_kind")
             cosines = np.minimum(products / lengths[there], 1.0)
@@ -234,7 +234,8 @@ def to_stored(vectors: Vectors, dtype: StoredType) -> NDArray[Any]:
     Args:
         vectors: float32 (N, D), finite.
         dtype: ``int8`` divides each row by its scale, the largest absolute value / 127, and rounds: a value is off by
-            half a scale at most, and a zero row stays one, as does a row of values below 1e-36.
+            half a scale at most, and a zero row stays one, as does a row of values below 1e-36. The scale has 17 binary
+            digits, so that its products are exact and rows read from a part come out as they went in.
 
     Returns:
         Floats (N, D), or for int8 records (N,) of ``scale`` and D ``values``.
@@ -243,7 +244,8 @@ def to_stored(vectors: Vectors, dtype: StoredType) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return np.array(vectors, dtype=dtype)
     records = np.zeros(len(vectors), dtype=stored_dtype(dtype, vectors.shape[1]))
-    records["scale"] = np.abs(vectors).max(axis=1, initial=0.0) / 127
+    scales = np.asarray(np.abs(vectors).max(axis=1, initial=0.0) / 127, dtype=np.float32)
+    records["scale"] = ((scales.view(np.uint32) + 0x40) & ~np.uint32(0x7F)).view(np.float32)
     scale = np.maximum(records["scale"], np.finfo(np.float32).tiny)[:, None]
     records["values"] = np.clip(np.rint(vectors / scale), -127, 127)
     return records

@@ -179,18 +179,22 @@ def _call_seconds(run: Callable[[], object]) -> list[float]:
 
 
 def profile_run(run: Callable[[], object], *, without: float) -> tuple[tuple[str, float], ...]:
-    """Run something under torch's profiler and return operations with their shares of the time.
+    """Run something under torch's profiler, on one thread, and return operations with their shares of the time.
 
     Args:
         run: What to run.
         without: Seconds of it that are known already and left out, those of tokenization.
     """
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # blocks that are computed side by side would be left out
         start = time.perf_counter()
         run()
         total = time.perf_counter() - start - without
+        torch.set_num_threads(threads)
     times = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
     return shares(times, total, most=OPERATIONS)
 

@@ -176,10 +176,30 @@ def test_vectors_of_another_kind_are_not_reused(tmp_path: Path, encoder: Countin
     assert not (tmp_path / "new").exists()
 
 
-def test_rounded_vectors_are_not_reused(tmp_path: Path) -> None:
-    embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "old", unit="word", dtype="int8")
-    with pytest.raises(ArtifactError, match="keeps int8, rounded vectors"):
-        embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "new", unit="word", reuse=tmp_path / "old")
+@pytest.mark.parametrize(("kept", "asked"), [("int8", "float32"), ("float16", "float32"), ("int8", "float16")])
+def test_vectors_that_are_rounded_in_another_way_are_not_reused(tmp_path: Path, kept: str, asked: str) -> None:
+    embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "old", unit="word", dtype=kept)
+    how = {"unit": "word", "reuse": tmp_path / "old", "dtype": asked}
+    with pytest.raises(ArtifactError, match=f"keeps {kept}, rounded .* writes {asked}: ask for {kept} too"):
+        embed_corpus(DOCUMENTS, encoder=Counting(), path=tmp_path / "new", **how)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kept", ["float32", "same"])
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_rounded_vectors_are_reused_byte_for_byte(fake_encoder, tmp_path: Path, kept: str, dtype: str) -> None:
+    documents = [Document(str(number), f"word{number} by the river {number % 7}") for number in range(300)]
+    first = dtype if kept == "same" else kept
+    embed_corpus(documents[:250], encoder=fake_encoder, path=tmp_path / "old", dtype=first)
+    counts, fresh = EmbedCounts(), EmbedCounts()
+    how = {"encoder": fake_encoder, "dtype": dtype}
+    embed_corpus(documents[100:], path=tmp_path / "new", reuse=tmp_path / "old", counts=counts, **how)
+    embed_corpus(documents[100:], path=tmp_path / "fresh", counts=fresh, **how)
+    assert (counts.reused, fresh.reused) == (150, 0)
+    assert (counts.loss.rows, fresh.loss.rows) == (50 if kept == "same" else 200, 200)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "fresh").iterdir()}
+    assert len(files) == 3
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
 
 
 def test_rows_without_a_vector_are_counted(fake_encoder) -> None:
