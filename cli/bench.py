@@ -12,6 +12,7 @@ from ctxembed.config import PRESETS
 
 from .options import (
     READING,
+    hardware_options,
     inputs_argument,
     open_corpus,
     reading_options,
@@ -80,7 +81,7 @@ for _command in (*QUALITY, scaling):
 @format_option
 @reading_options
 @seed_option
-@runtime_options
+@hardware_options
 def training(
     inputs: tuple[str, ...],
     peers: tuple[Peer, ...],
@@ -93,7 +94,8 @@ def training(
 ) -> None:
     """How fast is masked-language training? Tokens a second, and the loss after equal tokens.
 
-    Everybody trains a new model of one size on full rows of INPUT, with the shipped model's tokenizer, in turns.
+    Everybody trains a new model of one size on full rows of INPUT, with the shipped model's tokenizer, in turns, in
+    bfloat16 where training uses it and in float32 elsewhere.
 
     \b
     Example:   ctxembed bench training corpus.txt --against transformers-sdpa --steps 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,6 +84,31 @@ long_option = click.option(
 resume_option = click.option("--resume", is_flag=True, help="Continue what was interrupted.")
 
 
+def tokenizer_threads(_: click.Context, __: click.Parameter, value: int | None) -> int | None:
+    """Set the threads of the tokenizers library, which reads their number when it begins its first work."""
+    if value is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(value)
+    return value
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=tokenizer_threads,
+    help="Threads of the network and of its tokenizer; all cores by default.",
+)
+
+
+def tokenizer_options(command: F) -> F:
+    """Add --threads to a command that has a tokenizer and no network."""
+
+    @functools.wraps(command)
+    def run(*args: Any, threads: int | None, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    return threads_option(run)  # type: ignore[return-value]
+
+
 def hardware_options(command: F) -> F:
     """Add --device and --threads; the number of threads is set before the command runs."""
 
@@ -96,7 +122,7 @@ def hardware_options(command: F) -> F:
 
     return stacked(
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of the network; all cores by default."),
+        threads_option,
     )(run)  # type: ignore[return-value]
 
 

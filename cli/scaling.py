@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import READING, open_corpus, reading_options, refuse_idle, seed_option
+from .options import READING, open_corpus, reading_options, refuse_idle, seed_option, threads_option
 from .output import emit, format_option, print_table, say
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ FULL_BUDGET = 1800.0
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also draw all parts, as PNG."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the network; all cores by default.")
+@threads_option
 @format_option
 @reading_options
 @seed_option

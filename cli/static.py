@@ -17,6 +17,7 @@ from .options import (
     refuse_idle,
     report_encoder,
     require_free,
+    runtime_options,
     seed_option,
 )
 from .output import say
@@ -69,6 +70,7 @@ documents_option = click.option(
 )
 @reading_options
 @seed_option
+@runtime_options
 def static(
     inputs: tuple[str, ...],
     output: Path,
@@ -79,6 +81,7 @@ def static(
     max_documents: int | None,
     reading: ReadOptions,
     seed: int,
+    device: str,
     **settings: Any,
 ) -> None:
     """Train Word2Vec on the same text and the same words: the static vectors to compare with.
@@ -92,6 +95,8 @@ def static(
       ctxembed train static corpus.txt --twin-of default -o twin/
     """
     require_free(output)
+    if twin_of is None:
+        refuse_idle(("device", "threads", "precision"), "without --twin-of: training has --workers")
     vectors: StaticVectors
     if not inputs:
         if origin is None:
@@ -102,7 +107,7 @@ def static(
         corpus, documents = _documents(inputs, reading, max_documents=max_documents, seed=seed)
         if twin_of is not None:
             refuse_idle((*LEARNING, "origin"), "with --twin-of, which trains nothing")
-            vectors = _twin(twin_of, documents, contexts=contexts, layer=layer, settings=settings)
+            vectors = _twin(twin_of, documents, contexts=contexts, layer=layer, device=device, settings=settings)
         else:
             refuse_idle(("contexts", "layer"), "without --twin-of")
             vectors = _trained(documents, origin, seed=seed, settings=settings)
@@ -170,11 +175,17 @@ def _trained(
 
 
 def _twin(
-    model: str, documents: Iterable[Document], *, contexts: int, layer: int | None, settings: dict[str, Any]
+    model: str,
+    documents: Iterable[Document],
+    *,
+    contexts: int,
+    layer: int | None,
+    device: str,
+    settings: dict[str, Any],
 ) -> StaticVectors:
     from ctxembed.lookups import static_twin
 
-    encoder = load_any(None if model == "default" else model)
+    encoder = load_any(None if model == "default" else model, device=device)
     vectors = static_twin(
         encoder,
         documents,

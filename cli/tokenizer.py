@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import inputs_argument, open_corpus, reading_options, require_free, seed_option
+from .options import inputs_argument, open_corpus, reading_options, require_free, seed_option, tokenizer_options
 from .output import emit, format_option, say
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def tokenizer() -> None:
 )
 @reading_options
 @seed_option
+@tokenizer_options
 def train(
     inputs: tuple[str, ...],
     output: Path,
@@ -99,6 +100,7 @@ def train(
 @inputs_argument
 @reading_options
 @format_option
+@tokenizer_options
 def report(folder: Path, inputs: tuple[str, ...], reading: ReadOptions, output_format: str) -> None:
     """Measure a tokenizer on text: tokens a word, words kept whole, unknowns, longest pieces.
 

@@ -254,3 +254,9 @@ def test_speed_offers_every_peer_that_there_is() -> None:
     from ctxembed.evaluation.peers import PEERS
 
     assert ("ctxembed-float32", *PEERS) == SPEED_PEERS
+
+
+def test_training_takes_no_precision_that_it_would_ignore() -> None:
+    outcome = CliRunner().invoke(ctxembed, ["bench", "training", "text.txt", "--precision", "float32"])
+    assert outcome.exit_code == 2
+    assert "No such option '--precision'" in outcome.output

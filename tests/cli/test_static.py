@@ -58,6 +58,8 @@ def test_twin_and_layer0_stand_beside_their_model(run: Run, model: Path, sample:
         ((), "there is nothing to learn from"),
         (("--from", "x.bin", "--window", "3"), "--window does nothing without INPUT"),
         (("corpus.txt", "--contexts", "3"), "--contexts does nothing without --twin-of"),
+        (("corpus.txt", "--threads", "2"), "--threads does nothing without --twin-of: training has --workers"),
+        (("corpus.txt", "--precision", "float32"), "--precision does nothing without --twin-of"),
         (("corpus.txt", "--twin-of", "m", "--epochs", "3"), "--epochs does nothing with --twin-of"),
         (("corpus.txt", "--buckets", "3"), "--buckets does nothing without --subwords"),
     ],

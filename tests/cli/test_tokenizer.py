@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,16 @@ def test_equal_runs_learn_the_same_vocabulary(run: Run, sample: Path, kind: str)
     for output in ("first", "second"):
         run("tokenizer", "train", sample, "-o", output, "--kind", kind, "--vocab-size", "400", "--sample", "500")
     assert Path("first/tokenizer.json").read_bytes() == Path("second/tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["train", "report"])
+def test_threads_are_those_of_the_tokenizers_library(
+    run: Run, sample: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("RAYON_NUM_THREADS", "7")  # and put back at the end
+    arguments = {"train": (sample, "-o", "threads", "--vocab-size", "200"), "report": (tokenizer, sample)}[command]
+    run("tokenizer", command, *arguments, "--threads", "1")
+    assert os.environ["RAYON_NUM_THREADS"] == "1"
 
 
 def test_sample_is_drawn_by_the_seed(run: Run, sample: Path) -> None:
