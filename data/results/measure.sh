@@ -119,6 +119,12 @@ speed() { # text to sentence vectors beside other libraries with the same weight
     --rows "${ROWS:-4000}" -o "$here/speed.json" --format table
 }
 
+filling() { # what equal bits in any company cost `embed`: rows of blocks without a token
+  local model=${MODEL:-$RUN/minilm}
+  [ -d "$model" ] || ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$model"
+  python3 "$here/block_filling.py" "$model" "$here/block-filling.json"
+}
+
 embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-out masked-word loss after equal steps
   for start in chance word2vec; do
     rm -rf "$RUN/embeddings-$start"
