@@ -12,6 +12,9 @@ import pytest
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from ..conftest import Run
+
 TINY = ("--preset", "tiny", "--vocab-size", "150", "--max-length", "16", "--batch-tokens", "256", "--max-steps", "3")
 SHORT = ("--max-length", "32", "--batch-tokens", "512", "--max-steps", "3")
 EIGHTY = ("--preset", "tiny", "--max-steps", "80", "--checkpoint-every", "20", "--seed", "7")
