@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from ..conftest import Run
 
 TINY = ("--preset", "tiny", "--vocab-size", "150", "--max-length", "16", "--batch-tokens", "256", "--max-steps", "3")
