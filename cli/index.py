@@ -147,7 +147,8 @@ def build(
 
 def size_of(vectors: Path) -> tuple[int, int]:
     """Return rows and width of a vector folder or an array."""
-    from ctxembed.vectors import VectorFolder, read_foreign
+    from ctxembed.foreign import read_foreign
+    from ctxembed.vectors import VectorFolder
 
     source = read_foreign(vectors) if vectors.suffix == ".npy" else VectorFolder.open(vectors, verify=False)
     return len(source), source.dimension
@@ -169,8 +170,9 @@ def report_plan(rows: int, dimension: int, options: IndexOptions) -> None:
 
 def build_from_vectors(vectors: Path, *, ids: Path | None, texts: Path | None, **how: Any) -> SemanticSearch:
     """Make an index of a vector folder, or of an array with ids and texts beside it."""
+    from ctxembed.foreign import read_foreign
     from ctxembed.search import SemanticSearch
-    from ctxembed.vectors import VectorFolder, read_foreign
+    from ctxembed.vectors import VectorFolder
 
     if vectors.suffix == ".npy":
         foreign = read_foreign(vectors, ids=ids, texts=texts)

@@ -8,7 +8,6 @@ continue behind its last part and can tell when its input is no longer the same.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,8 @@ MANIFEST = "manifest.json"
 StoredType: TypeAlias = Literal["float32", "float16", "int8"]
 """How a folder keeps vectors; int8 is a byte for each dimension and a float32 scale for each row."""
 
-_CHECKED_ROWS = 16384
+CHECKED_ROWS = 16_384
+"""Rows looked at together: their mask is itself large."""
 _OPEN_PARTS = 256
 _PART_NAME = re.compile(r"part-\d{5,}")
 _COLUMNS = ("id", "text", "start", "end", "metadata")
@@ -197,8 +197,8 @@ def checked_vectors(vectors: NDArray[Any], *, dimension: int, first_row: int = 0
         raise InvalidInputError(f"{name} are {vectors.dtype}, need floats: convert them with .astype('float32')")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused below
         array = np.ascontiguousarray(vectors, dtype=np.float32)
-    for start in range(0, len(array), _CHECKED_ROWS):  # in pieces: the mask of a large array is itself large
-        finite = np.isfinite(array[start : start + _CHECKED_ROWS]).all(axis=1)
+    for start in range(0, len(array), CHECKED_ROWS):  # in pieces: the mask of a large array is itself large
+        finite = np.isfinite(array[start : start + CHECKED_ROWS]).all(axis=1)
         if not finite.all():
             row = first_row + start + int(np.argmin(finite))
             raise InvalidInputError(f"row {row} of {name} holds NaN, infinity or more than float32: repair or drop it")
@@ -349,63 +349,3 @@ class VectorFolder:
         if found != wanted:
             raise ArtifactError(f"{file} holds {found[0]} {found[1]}, need {wanted[0]} {wanted[1]}: write it again")
         return array
-
-
-class ForeignVectors:
-    """Somebody else's ``.npy`` array with ids and texts from plain files: iterate it for rows with their vectors."""
-
-    def __init__(self, npy: Path, array: NDArray[Any], *, ids: Path | None, texts: Path | None) -> None:
-        self._npy, self._array, self._ids, self._texts = npy, array, ids, texts
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    @property
-    def dimension(self) -> int:
-        """The width D of every vector."""
-        return int(self._array.shape[1])
-
-    def __iter__(self) -> Iterator[tuple[list[Row], Vectors]]:
-        """Yield rows with float32 (N, D) vectors, 16,384 at a time; InvalidInputError on NaN or infinity."""
-        ids = _lines(self._ids) if self._ids else map(str, itertools.count())
-        texts = _lines(self._texts) if self._texts else itertools.repeat("")
-        for start in range(0, len(self), _CHECKED_ROWS):
-            block = self._array[start : start + _CHECKED_ROWS]
-            vectors = checked_vectors(block, dimension=self.dimension, first_row=start, name=str(self._npy))
-            yield [Row(next(ids), next(texts)) for _ in range(len(block))], vectors
-
-
-def read_foreign(npy: str | Path, *, ids: str | Path | None = None, texts: str | Path | None = None) -> ForeignVectors:
-    """Open an array that another tool wrote, memory-mapped, and never run code from it.
-
-    Args:
-        npy: A ``.npy`` file of floats, shape (N, D).
-        ids: One id a line, UTF-8 with or without a byte-order mark; without it the ids are the row numbers from 0.
-        texts: One text a line, likewise; without it the texts are empty.
-
-    Raises:
-        MissingInputError: If a file is not there.
-        InvalidInputError: If the array is not 2-D or not of floats, or a file has another number of lines.
-    """
-    npy = existing(npy)
-    try:
-        array: NDArray[Any] = np.load(npy, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInputError(f"{npy} is no plain .npy array ({error}): write it with numpy.save") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 1:
-        raise InvalidInputError(f"{npy} has shape {getattr(array, 'shape', None)}, need (N, D): one vector a row")
-    checked_vectors(array[:0], dimension=array.shape[1], name=str(npy))
-    files = [None if file is None else existing(file) for file in (ids, texts)]
-    for file in files:
-        if file is not None and (count := sum(1 for _ in _lines(file))) != len(array):
-            raise InvalidInputError(f"{file} has {count} lines, {npy} has {len(array)} rows: need a line for each row")
-    return ForeignVectors(npy, array, ids=files[0], texts=files[1])
-
-
-def _lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for line in stream:
-                yield line.removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file} is not UTF-8 ({error}): convert it first") from error

@@ -11,11 +11,12 @@ from hypothesis.extra import numpy as hnp
 
 from ctxembed import search as search_module
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
+from ctxembed.foreign import read_foreign
 from ctxembed.index.changes import normalised
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
 from ctxembed.vector_writer import VectorWriter
-from ctxembed.vectors import Row, VectorFolder, encoder_settings, read_foreign
+from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
 WORDS = ("river", "bank", "money", "loan", "water", "boat", "tree", "leaf", "stone", "fish", "coin", "debt")
 RNG = np.random.default_rng(0)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
+from ctxembed.foreign import read_foreign
 from ctxembed.vector_writer import VectorWriter
-from ctxembed.vectors import Row, VectorFolder, checked_vectors, encoder_settings, read_foreign
+from ctxembed.vectors import Row, VectorFolder, checked_vectors, encoder_settings
 
 SIZES = (4, 4, 2, 4, 2)  # appends of so many rows give parts of 8, 6 and 2
 BLOCKS = [
