@@ -21,8 +21,9 @@ import numpy as np
 
 from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.filters import can_be_named, generated_columns
 from ctxembed.runtime import existing
-from ctxembed.store_reader import SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
+from ctxembed.store_reader import PLAIN_VERSION, SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
 from ctxembed.text import word_form
 from ctxembed.types import Scalar
 from ctxembed.vectors import Row
@@ -40,15 +41,21 @@ CREATE TABLE items (
     number INTEGER PRIMARY KEY, source INTEGER NOT NULL, "start" INTEGER, "end" INTEGER, derived INTEGER NOT NULL,
     word TEXT
 );
+CREATE TABLE columns (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
 CREATE INDEX items_by_source ON items (source);
 CREATE INDEX items_by_word ON items (word) WHERE word IS NOT NULL;
 CREATE TABLE deleted (number INTEGER PRIMARY KEY);
+"""
+_VIEW = """
 CREATE VIEW rows AS
     SELECT items.number AS number,
         CASE WHEN derived THEN texts.id || '#' || "start" || '-' || "end" ELSE texts.id END AS id,
-        text, word, "start", "end", metadata
+        text, word, "start", "end", metadata{columns}
     FROM items JOIN texts ON texts.number = items.source;
 """
+_TEXT = "number, id, text, metadata, content_hash"
+MAX_COLUMNS = 64
+"""Metadata columns that are indexed at most: those that come first; conditions on others read every row."""
 
 
 def content_hash(text: str) -> int:
@@ -63,6 +70,10 @@ def metadata_json(metadata: Mapping[str, Scalar]) -> str:
 
 class DocumentStore(StoreReader):
     """Rows with unique ids in one file; memory stays bounded."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self._met: set[str] = set()  # metadata columns of the rows that were added
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -80,7 +91,7 @@ class DocumentStore(StoreReader):
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
         store = cls(path, sqlite3.connect(path.resolve().as_uri(), uri=True, isolation_level=None))
         store._prepare_writing()
-        for statement in (_SCHEMA, *fulltext.SCHEMA):
+        for statement in (_SCHEMA, _VIEW.format(columns=""), *fulltext.SCHEMA):
             store._connection.executescript(statement)
         store._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return store
@@ -108,6 +119,7 @@ class DocumentStore(StoreReader):
             store._check_schema()
             if not readonly:
                 store._prepare_writing()
+                store._bring_up_to_date()
         except ArtifactError:
             store.close()
             raise
@@ -132,7 +144,7 @@ class DocumentStore(StoreReader):
         with self._transaction():
             first = self._next("texts")
             self._write(
-                "INSERT INTO texts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                f"INSERT INTO texts ({_TEXT}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (_text_record(first + n, group, rows) for n, group in enumerate(groups)),
                 rows,
             )
@@ -149,6 +161,7 @@ class DocumentStore(StoreReader):
                 (_item_record(number + n, source, rows[place]) for n, (source, place) in enumerate(kept)),
                 rows,
             )
+        self._met.update(*(row.metadata for row in rows))
         self.num_skipped += len(rows) - len(kept)
         return np.array([place for _, place in kept], dtype=np.int64)
 
@@ -178,7 +191,9 @@ class DocumentStore(StoreReader):
     def set_metadata(self, changes: Iterable[tuple[str, str]]) -> None:
         """Replace the metadata of texts: (JSON, id) each."""
         with self._transaction():
-            self._connection.executemany("UPDATE texts SET metadata = ? WHERE id = ?", changes)
+            for metadata, name in changes:
+                self._connection.execute("UPDATE texts SET metadata = ? WHERE id = ?", (metadata, name))
+                self._met.update(json.loads(metadata))
 
     def compact_into(self, path: Path) -> None:
         """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
@@ -186,7 +201,9 @@ class DocumentStore(StoreReader):
             try:
                 compacted._connection.execute("ATTACH ? AS old", (f"{self._path.resolve().as_uri()}?mode=ro",))
                 with compacted._transaction():
-                    compacted._connection.execute("INSERT INTO texts SELECT * FROM old.texts ORDER BY number")
+                    compacted._connection.execute(
+                        f"INSERT INTO texts ({_TEXT}) SELECT {_TEXT} FROM old.texts ORDER BY number"
+                    )
                     compacted._connection.execute(
                         "INSERT INTO main.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
                         '"start", "end", derived, word FROM old.items ORDER BY number'
@@ -194,11 +211,39 @@ class DocumentStore(StoreReader):
                 compacted._connection.execute("DETACH old")
             except sqlite3.Error as error:
                 raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
+            compacted._met.update(compacted.columns())
+            compacted.index_columns()
             compacted.optimize()
 
     def optimize(self) -> None:
         """Merge the parts of the full text, so that a search reads one."""
         self._connection.execute(fulltext.OPTIMIZE)
+
+    def index_columns(self) -> None:
+        """Index the metadata columns of the rows that were added; from then on SQLite keeps their indexes itself."""
+        new = sorted(name for name in self._met - self.indexed.keys() if can_be_named(name))
+        numbers = range(len(self.indexed), MAX_COLUMNS)
+        with self._transaction():
+            for name, number in zip(new, numbers, strict=False):
+                self._connection.execute("INSERT INTO columns VALUES (?, ?)", (number, name))
+                for column, expression in generated_columns(name, number).items():
+                    self._connection.execute(f"ALTER TABLE texts ADD COLUMN {column} AS ({expression})")
+                    self._connection.execute(
+                        f"CREATE INDEX texts_by_{column} ON texts ({column}) WHERE {column} IS NOT NULL"
+                    )
+                self.indexed[name] = number
+            if new:
+                columns = [f", {each}" for name, n in self.indexed.items() for each in generated_columns(name, n)]
+                self._connection.execute("DROP VIEW rows")
+                self._connection.execute(_VIEW.format(columns="".join(columns)))
+
+    def _bring_up_to_date(self) -> None:
+        """Give a store of the version before its indexed columns."""
+        if self._query("PRAGMA user_version")[0][0] == PLAIN_VERSION:
+            self._connection.execute("CREATE TABLE columns (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL)")
+            self._met.update(self.columns())
+            self.index_columns()
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _prepare_writing(self) -> None:
         # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.

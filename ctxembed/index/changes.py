@@ -146,6 +146,7 @@ def build_folder(
                 blocks = stored_blocks(parts, store, written, dimension=dimension, on_duplicate=on_duplicate)
                 indexes = _written_index(blocks, path, generation, dimension=dimension, options=options)
                 num_skipped = store.num_skipped
+                store.index_columns()
                 store.optimize()
             manifest = IndexManifest(
                 generation=generation,
@@ -239,6 +240,7 @@ class Change:
 
     def publish(self) -> None:
         """Make the change real."""
+        self.store.index_columns()
         self.store.close()
         rows_file = finished_rows(self.path / f"rows.{self.generation}.sqlite")
         manifest = dataclasses.replace(self.folder.manifest, generation=self.generation, rows_file=rows_file)
