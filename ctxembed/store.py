@@ -30,7 +30,16 @@ from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
 
-__all__ = ["DocumentStore", "Numbers", "OnDuplicate", "StoredRow", "StoredText", "content_hash", "metadata_json"]
+__all__ = [
+    "DocumentStore",
+    "Numbers",
+    "OnDuplicate",
+    "StoredRow",
+    "StoredText",
+    "content_hash",
+    "metadata_json",
+    "text_id",
+]
 
 _SCHEMA = """
 CREATE TABLE texts (
@@ -275,7 +284,7 @@ class DocumentStore(StoreReader):
             raise
 
 
-def _text_id(row: Row) -> str:
+def text_id(row: Row) -> str:
     """Return the id of the text that a row stands in."""
     return row.id.removesuffix(f"#{row.start}-{row.end}") if row.start is not None else row.id
 
@@ -288,8 +297,8 @@ def _by_text(rows: Sequence[Row]) -> Iterator[range]:
             continue
         if following is not None and row.start is not None and following.start is not None:
             spans = (row.start, row.end or 0) < (following.start, following.end or 0)
-            derived = _text_id(row) != row.id and _text_id(following) != following.id
-            if spans and derived and _text_id(row) == _text_id(following) and row.text == following.text:
+            derived = text_id(row) != row.id and text_id(following) != following.id
+            if spans and derived and text_id(row) == text_id(following) and row.text == following.text:
                 continue
         yield range(start, place + 1)
         start = place + 1
@@ -297,9 +306,9 @@ def _by_text(rows: Sequence[Row]) -> Iterator[range]:
 
 def _text_record(number: int, places: range, rows: Sequence[Row]) -> tuple[int, str, str, str, int]:
     row = rows[places.start]
-    return number, _text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
+    return number, text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
 
 
 def _item_record(number: int, source: int, row: Row) -> tuple[int, int, int | None, int | None, bool, str | None]:
     word = None if row.start is None else word_form(row.text[row.start : row.end])
-    return number, source, row.start, row.end, _text_id(row) != row.id, word
+    return number, source, row.start, row.end, text_id(row) != row.id, word
