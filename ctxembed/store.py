@@ -23,6 +23,7 @@ from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.filters import can_be_named, generated_columns
 from ctxembed.runtime import existing
+from ctxembed.store_files import Appending, connect, log_of, open_to_read, reading_uri
 from ctxembed.store_reader import PLAIN_VERSION, SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
 from ctxembed.text import word_form
 from ctxembed.types import Scalar
@@ -83,6 +84,7 @@ class DocumentStore(StoreReader):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path, connection)
         self._met: set[str] = set()  # metadata columns of the rows that were added
+        self._appending: Appending | None = None
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -98,7 +100,7 @@ class DocumentStore(StoreReader):
         existing(path.parent)
         if path.exists():
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
-        store = cls(path, sqlite3.connect(path.resolve().as_uri(), uri=True, isolation_level=None))
+        store = cls(path, connect(path.resolve().as_uri()))
         store._prepare_writing()
         for statement in (_SCHEMA, _VIEW.format(columns=""), *fulltext.SCHEMA):
             store._connection.executescript(statement)
@@ -106,24 +108,32 @@ class DocumentStore(StoreReader):
         return store
 
     @classmethod
-    def open(cls, path: str | Path, *, readonly: bool = True) -> Self:
+    def open(cls, path: str | Path, *, readonly: bool = True, log: bool = False) -> Self:
         """Open a store.
 
         Args:
             path: A file that ``create`` made.
             readonly: Neither write nor lock, so that a read-only medium will do.
+            log: There is a log beside the file, or, to write, there is to be one: the file itself stays as it is.
+                A log that is there becomes part of the file when this is off and the store is written.
 
         Raises:
             MissingInputError: If there is no such file.
             ArtifactError: If it is no store, damaged, or of another schema version.
         """
         path = existing(path)
-        mode = "mode=ro&immutable=1" if readonly else "mode=rw"
+        appending = None
         try:
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+            if not readonly and log:
+                appending = Appending.open(path)
+                connection = appending.connection
+            else:
+                uri = f"{path.resolve().as_uri()}?mode=rw"
+                connection = open_to_read(path, log=log) if readonly else connect(uri)
         except sqlite3.Error as error:
             raise ArtifactError(f"{path} cannot be opened ({error}): build the index again") from error
         store = cls(path, connection)
+        store._appending = appending
         try:
             store._check_schema()
             if not readonly:
@@ -133,6 +143,17 @@ class DocumentStore(StoreReader):
             store.close()
             raise
         return store
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._appending is not None:
+            self._appending.close()
+        super().close()
+
+    def seal(self) -> None:
+        """Finish a file that was written, so that later changes may go to a log beside it."""
+        if self._appending is None:
+            self._query("PRAGMA journal_mode = WAL")
 
     def add(self, rows: Sequence[Row], *, on_duplicate: OnDuplicate = "error") -> Numbers:
         """Add rows in one transaction; they get the next numbers, without gaps.
@@ -206,9 +227,11 @@ class DocumentStore(StoreReader):
 
     def compact_into(self, path: Path) -> None:
         """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
+        log = log_of(self._path).exists()
         with self.create(path) as compacted:  # the new one is what is written to: its journal is in memory
             try:
-                compacted._connection.execute("ATTACH ? AS old", (f"{self._path.resolve().as_uri()}?mode=ro",))
+                compacted._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # of what is attached, too
+                compacted._connection.execute("ATTACH ? AS old", (reading_uri(self._path, log=log),))
                 with compacted._transaction():
                     compacted._connection.execute(
                         f"INSERT INTO texts ({_TEXT}) SELECT {_TEXT} FROM old.texts ORDER BY number"
@@ -223,6 +246,7 @@ class DocumentStore(StoreReader):
             compacted._met.update(compacted.columns())
             compacted.index_columns()
             compacted.optimize()
+            compacted.seal()
 
     def optimize(self) -> None:
         """Merge the parts of the full text, so that a search reads one."""
@@ -256,7 +280,8 @@ class DocumentStore(StoreReader):
 
     def _prepare_writing(self) -> None:
         # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
+        journal = () if self._appending else ("journal_mode = MEMORY",)
+        for pragma in (*journal, "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
 
     def _next(self, table: str) -> int:

@@ -72,8 +72,13 @@ class IndexFolder:
         hashes = verify or sum(file.bytes for file in manifest.files()) <= HASHED_BYTES
         manifest.rows_file.check(path, hashes=hashes)
         indexes = [VectorIndex.attach(path, record, verify=hashes) for record in manifest.indexes]
-        store = DocumentStore.open(path / manifest.rows_file.name)
+        log = manifest.rows_log
+        if log is not None:
+            log.check(path, hashes=True)
+        store = DocumentStore.open(path / manifest.rows_file.name, log=log is not None)
         try:
+            if log is not None:  # had it been removed meanwhile, the file would have been opened alone
+                log.check(path, hashes=False)
             return cls(path, manifest, store, indexes)
         except BaseException:
             store.close()

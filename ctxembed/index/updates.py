@@ -112,7 +112,7 @@ def add_documents(
             on_progress=on_progress,
             part_rows=PART_ROWS,
         )
-        _carry_out(folder, met, vectors.iter_parts() if len(vectors) else None, on_existing)
+        _carry_out(folder, met, vectors.iter_parts() if len(vectors) else None, len(vectors), on_existing)
         shutil.rmtree(path / ADDING, ignore_errors=True)
     return met
 
@@ -139,18 +139,20 @@ def add_vectors(
         _check_made_alike(folder, vectors)
         met = Additions()
         chosen = [_new_rows(rows, folder, on_existing, met) for rows, _ in vectors.iter_parts()]
-        _carry_out(folder, met, _taken(vectors, chosen) if any(map(np.any, chosen)) else None, on_existing)
+        new = sum(int(part.sum()) for part in chosen)
+        _carry_out(folder, met, _taken(vectors, chosen) if new else None, new, on_existing)
     return met
 
 
-def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, on_existing: OnExisting) -> None:
-    """Make what was met a change of the index."""
+def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: int, on_existing: OnExisting) -> None:
+    """Make what was met a change of the index; ``new`` is the number of rows in ``parts``."""
     met.rows = len(folder)
     if parts is None and not met.replaced and not met.metadata:
         return
-    with change(folder) as changed:
-        if met.replaced:
-            changed.delete(np.concatenate([folder.store.numbers_of(name) for name in met.replaced]))
+    replaced = np.concatenate([np.empty(0, np.int64), *(folder.store.numbers_of(name) for name in met.replaced)])
+    with change(folder, touched=new + len(replaced) + len(met.metadata)) as changed:
+        if len(replaced):
+            changed.delete(replaced)
         changed.store.set_metadata(met.metadata)
         if parts is not None:
             changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
