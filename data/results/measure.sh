@@ -225,9 +225,14 @@ index() { # every kind beside bare faiss, at ROWS vectors of width 384 (syntheti
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
-search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library
-  ctxembed bench retrieval --data "$EVAL" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
-    --against search:hybrid+rerank --against bm25 -o "$here/dev-search.json" --format table | tee "$here/dev-search.txt"
+search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library. SETS picks; a set that is done is left
+  local set out="$here/dev-search"
+  mkdir -p "$out"
+  for set in ${SETS:-adi cisi cranfield}; do
+    [ -f "$out/$set.json" ] && continue
+    ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
+      --against search:hybrid+rerank --against bm25 -o "$out/$set.json" --format table | tee "$out/$set.txt"
+  done
 }
 
 for part in $parts; do "$part"; done
