@@ -33,8 +33,8 @@ from ctxembed.index.manifest import (
     ModelRecord,
     old_version,
 )
-from ctxembed.index.records import IndexRecord
-from ctxembed.index.rows import finished, finished_rows, names_of, open_next, rows_path
+from ctxembed.index.records import IndexFile, IndexRecord
+from ctxembed.index.rows import finished, names_of, open_next, rows_path
 from ctxembed.index.v1 import generation_v1, read_v1
 from ctxembed.index.vector_index import VectorIndex, write_index
 from ctxembed.runtime import existing, release_memory, writing
@@ -166,7 +166,7 @@ def build_folder(
                 num_zero=written.num_zero,
                 num_skipped=num_skipped,
                 similarities=similarities(path, indexes),
-                rows_file=finished_rows(rows),
+                rows_file=IndexFile.flushed(rows),
                 indexes=indexes,
             )
             manifest.publish(path)
@@ -343,7 +343,7 @@ def _compact(folder: IndexFolder) -> bool:
             generation=generation,
             deleted=0,
             similarities=similarities(path, indexes),
-            rows_file=finished_rows(rows_path(path, generation)),
+            rows_file=IndexFile.flushed(rows_path(path, generation)),
             rows_log=None,
             indexes=indexes,
         ).publish(path)

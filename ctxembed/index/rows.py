@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from ctxembed.index.manifest import IndexManifest
 from ctxembed.index.records import IndexFile
-from ctxembed.runtime import synced
 from ctxembed.store import DocumentStore
 from ctxembed.store_files import LOG, SHARED_MEMORY, can_have_log, log_of
 
@@ -61,14 +60,8 @@ def finished(path: Path, manifest: IndexManifest) -> RowsFiles:
     """Flush the rows of the next generation, which were closed, to the disk and describe them."""
     new = rows_path(path, manifest.generation + 1)
     if not log_of(new).exists():
-        return RowsFiles(finished_rows(new), None)
-    return RowsFiles(dataclasses.replace(manifest.rows_file, name=new.name), finished_rows(log_of(new)))
-
-
-def finished_rows(path: Path) -> IndexFile:
-    """Flush a file to the disk and describe it."""
-    synced(path)
-    return IndexFile.describe(path)
+        return RowsFiles(IndexFile.flushed(new), None)
+    return RowsFiles(dataclasses.replace(manifest.rows_file, name=new.name), IndexFile.flushed(log_of(new)))
 
 
 def names_of(generation: int) -> tuple[str, ...]:
