@@ -220,9 +220,14 @@ json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
 }
 
-index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator); goes on where it was stopped. KINDS picks: a graph of a million rows takes long and is measured only if named
   local rows=${ROWS:-1000000}
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
+}
+
+latency() { # one query of `ctxembed search` in every way, with and without conditions, at ROWS pieces of real text with synthetic vectors
+  local rows=${ROWS:-100000}
+  python3 "$here/search_latency.py" "$rows" "$CORPUS" "$RUN/latency-$rows" "$here/search-latency-$rows.json"
 }
 
 search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library. SETS picks; a set that is done is left
