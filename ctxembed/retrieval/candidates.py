@@ -19,7 +19,7 @@ from ctxembed.retrieval.options import LIST_DEPTH, Mode
 from ctxembed.retrieval.ranking import reciprocal_rank_fusion
 from ctxembed.types import Vectors
 
-OVERFETCH = 10
+OVERFETCH = 4
 """Rows looked at for each one wanted, before all rows that satisfy a condition are listed."""
 
 
