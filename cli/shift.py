@@ -19,12 +19,13 @@ from .options import load_any, model_option, reading_options, report_encoder, ru
 from .output import emit, format_option, say
 from .progress import document_bar
 from .shift_output import evidence, rounded, shift_row, short_row
+from .shift_sides import Sides, frequent_words, open_sides
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
-    from ctxembed.corpus import Corpus, ReadOptions
-    from ctxembed.meaning.occurrences import FoundUses, Grouping
-    from ctxembed.meaning.periods import Against, Comparison, Periods
+    from ctxembed.corpus import ReadOptions
+    from ctxembed.meaning.occurrences import FoundUses
+    from ctxembed.meaning.periods import Against, Comparison
     from ctxembed.meaning.shift import ShiftOptions, StoredSenses, WordShift, WordUses
     from ctxembed.types import UsageEncoder
 
@@ -34,49 +35,6 @@ USES_OF_NAMED = 5000
 USES_OF_CONTROLS = 200
 BLOCK_USES = 200_000
 """Uses held in memory at a time."""
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The streams of a run, how each is cut into groups, and what is compared."""
-
-    streams: tuple[tuple[Corpus, Grouping], ...]
-    is_given: bool
-    """Whether rows say themselves where their word is."""
-    periods: Periods | None
-
-    def find(self, words: dict[str, str] | None, *, most: int, seed: int) -> FoundUses:
-        """Find the uses of words in all streams."""
-        from ctxembed.meaning.occurrences import find_uses, given_uses
-
-        found: FoundUses = {}
-        with document_bar("reading") as advance:
-            for corpus, group in self.streams:
-                if self.is_given or words is None:
-                    part = given_uses(corpus, words, group=group, most=most, seed=seed)
-                else:
-                    part = find_uses(corpus, words, group=group, most=most, seed=seed, on_progress=advance)
-                for word, sides in part.items():
-                    found.setdefault(word, {}).update(sides)
-        return found
-
-    def count(self) -> dict[str, Counter[str]]:
-        """Count the content words of all streams by group."""
-        from ctxembed.meaning.occurrences import count_words
-
-        counts: dict[str, Counter[str]] = {}
-        with document_bar("counting") as advance:
-            for corpus, group in self.streams:
-                for name, part in count_words(corpus, group=group, on_progress=advance).items():
-                    counts.setdefault(name, Counter()).update(part)
-        return counts
-
-    def groups(self, names: Iterable[str]) -> list[str]:
-        """Return groups in the order in which they are compared."""
-        met = set(names)
-        if self.periods is not None:
-            return self.periods.ordered(met)
-        return [name for name in ("old", "new") if name in met]
 
 
 @click.command()
@@ -195,42 +153,6 @@ def shift(
     report_encoder(encoder)
 
 
-def open_sides(
-    inputs: Sequence[str], reading: ReadOptions, *, by: str | None, every: float | None, cut: str | None
-) -> Sides:
-    """Open two corpora, or one that a column cuts into groups.
-
-    Raises:
-        InvalidInputError: Without --by, if there are not two inputs; or if --cut is no list of numbers.
-    """
-    from ctxembed.corpus import Corpus
-    from ctxembed.meaning.occurrences import holds_given_uses
-    from ctxembed.meaning.periods import Periods
-
-    if by is None:
-        if every is not None or cut is not None:
-            raise click.UsageError("--every and --cut belong to --by: name the column")
-        if len(inputs) != 2:
-            raise InvalidInputError(
-                f"{len(inputs)} inputs, need two to compare: give OLD and NEW, or one corpus and --by COLUMN"
-            )
-        corpora = [Corpus([path], options=reading) for path in inputs]
-        given = [holds_given_uses(corpus) for corpus in corpora]
-        if given[0] != given[1]:
-            raise InvalidInputError(
-                f"{inputs[given.index(True)]} has rows with start and end and {inputs[given.index(False)]} has not: "
-                "give uses on both sides, or text on both"
-            )
-        return Sides(((corpora[0], lambda _: "old"), (corpora[1], lambda _: "new")), given[0], None)
-    corpus = Corpus(list(inputs), options=reading)
-    try:
-        cuts = [float(part) for part in cut.split(",")] if cut else []
-    except ValueError as error:
-        raise InvalidInputError(f"--cut {cut!r} is no list of numbers: write 1860,1914,1945") from error
-    periods = Periods(by, every=every, cuts=cuts)
-    return Sides(((corpus, periods),), holds_given_uses(corpus), periods)
-
-
 @dataclass
 class Run:
     """Measures words between the sides, block by block."""
@@ -343,26 +265,6 @@ class Run:
             say(f"not tested, fewer than {self.options.min_uses} uses on a side: {names}")
         if self.sides.periods is not None and self.sides.periods.num_without:
             say(f"some documents have no {self.sides.periods.column} and were left out")
-
-
-def frequent_words(counts: dict[str, Counter[str]], *, least: int, inflections: bool) -> dict[str, str]:
-    """Return a table of forms of the content words that are frequent enough in every group."""
-    from ctxembed.meaning.inflections import joined_counts
-
-    total: Counter[str] = Counter()
-    for each in counts.values():
-        total.update(each)
-    table = joined_counts(total)[1] if inflections else {form: form for form in total}
-    by_group = []
-    for each in counts.values():
-        joined: Counter[str] = Counter()
-        for form, count in each.items():
-            joined[table[form]] += count
-        by_group.append(joined)
-    kept = {word for word in set(table.values()) if all(group[word] >= least for group in by_group)}
-    if not kept:
-        raise InvalidInputError(f"no word occurs {least} times in every group: lower --min-count, or use wider periods")
-    return {form: word for form, word in sorted(table.items()) if word in kept}
 
 
 def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | None:
