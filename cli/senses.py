@@ -101,7 +101,8 @@ def senses(
       ctxembed senses widx/ bank --format json
       ctxembed senses corpus.txt bank plant -o senses/ --html senses.html
     """
-    from ctxembed.meaning.senses import SenseFolder, find_senses
+    from ctxembed.meaning.sense_folder import SenseFolder
+    from ctxembed.meaning.senses import find_senses
 
     wanted = read_words(",".join(words))
     encoder = load_any(model, device=device)

@@ -271,7 +271,7 @@ def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | 
     """Open a folder of stored senses, if one is named."""
     if folder is None:
         return None
-    from ctxembed.meaning.senses import SenseFolder
+    from ctxembed.meaning.sense_folder import SenseFolder
 
     return SenseFolder.open(folder, encoder=encoder).centres_of
 
