@@ -33,6 +33,8 @@ USES_OF_ALL = 100
 """Uses of each word and side with --top, where thousands of words are measured."""
 USES_OF_NAMED = 5000
 USES_OF_CONTROLS = 200
+GIVEN_WITHIN = 4.0
+"""Of given uses, how many times as frequent or as rare a control word may be: most of their texts are rarer."""
 BLOCK_USES = 200_000
 """Uses held in memory at a time."""
 
@@ -105,7 +107,7 @@ def shift(
     the distances inside a side (excess), prototype distance (prt), divergence of sense shares (jsd), permutation
     p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to apd. JSON has the evidence too:
     senses with their shares, the uses that moved most, and control words. Rows with text, word, start and end are uses
-    as given; other text is searched for the words.
+    as given; other text is searched for the words. Control words of given uses are other words of their texts.
 
     \b
     Example:
@@ -126,13 +128,13 @@ def shift(
     most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
     run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
     counts: dict[str, Counter[str]] = {}
-    if (controls and top is None and not sides.is_given) or (top is not None and not sides.is_given):
+    if (controls and top is None) or (top is not None and not sides.is_given):
         counts = sides.count()
     if top is None:
         wanted = read_words(words) if words else None
         shifts = run.measure(None if wanted is None else word_table(wanted, inflections))
         shifts = run.in_order(shifts, wanted)
-        if controls and not sides.is_given:
+        if controls:
             shifts = run.with_controls(shifts, counts, number=controls)
         shifts = with_q(shifts)
     else:
@@ -230,17 +232,26 @@ class Run:
         from ctxembed.meaning.shift import Control
 
         taken = {each.word for each in shifts}
+        within = GIVEN_WITHIN if self.sides.is_given else math.inf
         matched: dict[int, list[str]] = {}
         for n, each in enumerate(shifts):
             if each.test is None or not {each.old, each.new} <= set(counts):
                 continue
             own = {each.old: each.found_old, each.new: each.found_new}
-            matched[n] = matched_words(counts, own, number=number, without=taken)
+            matched[n] = matched_words(counts, own, number=number, without=taken, within=within)
+        without = dict.fromkeys(shifts[n].word for n, names in matched.items() if not names)
+        if without:
+            given = f"of the given texts occurs {1 / within:g} to {within:g} times as often"
+            where = given if self.sides.is_given else "is on both sides"
+            say(f"no control words for {', '.join(without)}: no other word {where}")
         needed = sorted(set(itertools.chain.from_iterable(matched.values())))
         if not needed:
             return shifts
         found = self.sides.find(
-            {word: word for word in needed}, most=min(self.most, USES_OF_CONTROLS), seed=self.options.seed
+            {word: word for word in needed},
+            most=min(self.most, USES_OF_CONTROLS),
+            seed=self.options.seed,
+            in_text=True,
         )
         measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, evidence=False)}
         result = list(shifts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.meaning.occurrences import FoundUses, Grouping
     from ctxembed.meaning.periods import Periods
+    from ctxembed.types import Document
+
+
+@dataclass(frozen=True)
+class DistinctTexts:
+    """The documents of a corpus whose text has not come before; restartable."""
+
+    documents: Iterable[Document]
+
+    def __iter__(self) -> Iterator[Document]:
+        met: set[int] = set()
+        for document in self.documents:
+            key = hash(document.text)
+            if key not in met:
+                met.add(key)
+                yield document
 
 
 @dataclass(frozen=True)
@@ -28,31 +44,35 @@ class Sides:
     """Whether rows say themselves where their word is."""
     periods: Periods | None
 
-    def find(self, words: dict[str, str] | None, *, most: int, seed: int) -> FoundUses:
-        """Find the uses of words in all streams."""
+    def find(self, words: dict[str, str] | None, *, most: int, seed: int, in_text: bool = False) -> FoundUses:
+        """Find the uses of words in all streams: those that rows give, unless their texts are to be searched."""
         from ctxembed.meaning.occurrences import find_uses, given_uses
 
         found: FoundUses = {}
         with document_bar("reading") as advance:
             for corpus, group in self.streams:
-                if self.is_given or words is None:
+                if words is None or (self.is_given and not in_text):
                     part = given_uses(corpus, words, group=group, most=most, seed=seed)
                 else:
-                    part = find_uses(corpus, words, group=group, most=most, seed=seed, on_progress=advance)
+                    part = find_uses(self._texts(corpus), words, group=group, most=most, seed=seed, on_progress=advance)
                 for word, sides in part.items():
                     found.setdefault(word, {}).update(sides)
         return found
 
     def count(self) -> dict[str, Counter[str]]:
-        """Count the content words of all streams by group."""
+        """Count the content words of all texts by group."""
         from ctxembed.meaning.occurrences import count_words
 
         counts: dict[str, Counter[str]] = {}
         with document_bar("counting") as advance:
             for corpus, group in self.streams:
-                for name, part in count_words(corpus, group=group, on_progress=advance).items():
+                for name, part in count_words(self._texts(corpus), group=group, on_progress=advance).items():
                     counts.setdefault(name, Counter()).update(part)
         return counts
+
+    def _texts(self, corpus: Corpus) -> Iterable[Document]:
+        """Return the documents; of rows that give uses each text once, however many uses it has."""
+        return DistinctTexts(corpus) if self.is_given else corpus
 
     def groups(self, names: Iterable[str]) -> list[str]:
         """Return groups in the order in which they are compared."""
