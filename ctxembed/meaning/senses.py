@@ -75,6 +75,7 @@ def find_senses(
     contexts: Vectors | None = None,
     k: int | None = None,
     method: Method = "k-means",
+    alike: float | None = None,
     seed: int = 1,
     num_examples: int = 3,
     with_stability: bool = True,
@@ -91,6 +92,7 @@ def find_senses(
         contexts: Vectors of the sentences, (N, any width).
         k: How many senses; decided by how the uses fall apart where None (see ``clusters``).
         method: How members are found.
+        alike: Mean cosine from which uses are one sense, of the model and layer of ``vectors`` (see ``clusters``).
         seed: Decides every random choice.
         num_examples: Typical uses of each sense.
         with_stability: Whether to cluster samples of the uses too, which takes twenty times as long.
@@ -106,9 +108,9 @@ def find_senses(
     of_one_form = without_forms(vectors, forms)
     number = k
     if contexts is not None and k is None and method != "hdbscan":
-        number = len(cluster_uses(of_one_form, seed=seed))
+        number = len(cluster_uses(of_one_form, alike=alike, seed=seed))
     placed = of_one_form if contexts is None or number == 1 else joined_vectors(of_one_form, contexts)
-    clusters = cluster_uses(placed, k=number, method=method, seed=seed)
+    clusters = cluster_uses(placed, k=number, method=method, alike=alike, seed=seed)
     centres = np.stack([of_one_form[clusters.labels == n].mean(axis=0) for n in range(len(clusters))])
     clusters = replace(clusters, centres=centres)
     texts = [each.usage.text for each in occurrences]
@@ -123,7 +125,8 @@ def find_senses(
         )
         for n, count in enumerate(clusters.counts())
     )
-    steady = stability(placed, k=k, method=method, seed=seed) if with_stability and len(vectors) > 1 else None
+    asked = None if method == "hdbscan" else len(clusters)
+    steady = stability(placed, k=asked, method=method, seed=seed) if with_stability and len(vectors) > 1 else None
     spread = silhouette(placed, clusters.labels, seed=seed)
     return WordSenses(word, senses, occurrences, vectors, clusters, spread, steady)
 

@@ -170,7 +170,7 @@ planted-shift() { # power and false reports of `shift`: pseudo-words, and senses
 }
 
 senses() { # groups of labelled uses beside groupings that know nothing
-  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
 }
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
