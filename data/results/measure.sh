@@ -173,6 +173,21 @@ senses() { # groups of labelled uses beside groupings that know nothing
   python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
 }
 
+word-index() { # ten million uses of words: forecast, build, what it holds. Stopped and started again it goes on; a finished index is kept
+  local files=("$CORPUS"/wikipedia_core-0[0-2].txt.zst) log="$here/word-index.txt" go=()
+  [ -d "$RUN/word-index/.building" ] && go=(--resume)
+  if [ ! -e "$RUN/word-index/manifest.json" ]; then
+    [ -n "${go[*]}" ] || (ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" --dry-run 2>&1) | tee "$log"
+    /usr/bin/time -f 'this run: peak resident memory %M KiB, %e s elapsed, %U s of processor' \
+      nice ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" "${go[@]}" 2>> "$log"
+  fi
+  ctxembed index info "$RUN/word-index" --format json >> "$log"
+  for query in "the [bank] of the river" "a [cell] divides" "the [plane] took off"; do
+    /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
+      ctxembed search "$RUN/word-index" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
+  done
+}
+
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
 # 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
