@@ -97,8 +97,7 @@ def attend(
         return
     refuse_idle(("seed",), "without --worked or --positions")
     if decoder:
-        refuse_idle(("html",), "with --decoder")
-        show_decoder(texts[0], load_model(model, kind="denoiser"), output_format, step=step)
+        show_decoder(texts[0], load_model(model, kind="denoiser"), html, output_format, step=step)
         return
     show_sentences(texts, load_model(model), word=word, layer=layer, head=head, html=html, output_format=output_format)
 
@@ -155,13 +154,18 @@ def show_positions(text: str, model: Checkpoint, html: Path | None, output_forma
         emit(shuffled_rows(report), output_format)
 
 
-def show_decoder(text: str, model: Checkpoint, output_format: str, *, step: int) -> None:
+def show_decoder(text: str, model: Checkpoint, html: Path | None, output_format: str, *, step: int) -> None:
     """Show one step of a decoder."""
-    from ctxembed.inspection.decoding import decoder_step
+    from ctxembed.inspection.decoding import decoder_step, size_rows
 
-    from .attend_parts import decoder_record, print_decoder, size_rows
+    from .attend_parts import decoder_record, print_decoder
 
     shown = decoder_step(model, text, step=step)
+    if html is not None:
+        from ctxembed.report.decoding import write_decoder_page
+
+        write_decoder_page(html, shown)
+        say(f"written: {html}")
     if output_format == "table":
         print_decoder(shown)
     elif output_format == "json":

@@ -81,6 +81,8 @@ def positions_record(report: PositionReport) -> dict[str, Any]:
 
 def print_decoder(step: DecoderStep) -> None:
     """Print one step of the decoder, layer by layer."""
+    from ctxembed.inspection.decoding import size_rows
+
     click.echo(f"The sentence, encoded to one vector: {step.text}\nwritten so far: {' '.join(step.tokens)}")
     for number, layer in enumerate(step.layers, start=1):
         weights = layer.look_back.weights
@@ -110,17 +112,10 @@ def print_decoder(step: DecoderStep) -> None:
     print_table([{"token": token, "probability": chance} for token, chance in step.likeliest])
 
 
-def size_rows(step: DecoderStep) -> list[dict[str, Any]]:
-    """Return a row for each layer with the length of what its parts add."""
-    names = ("masked self-attention", "encoder-decoder attention", "feed-forward")
-    return [
-        {"layer": number} | {name: round(size, 6) for name, size in zip(names, layer.sizes, strict=True)}
-        for number, layer in enumerate(step.layers, start=1)
-    ]
-
-
 def decoder_record(step: DecoderStep) -> dict[str, Any]:
     """Return one step of the decoder as JSON can hold it."""
+    from ctxembed.inspection.decoding import size_rows
+
     return {
         "text": step.text,
         "tokens": list(step.tokens),

@@ -88,6 +88,15 @@ def decoder_step(model: Checkpoint, text: str, *, step: int = 4) -> DecoderStep:
     )
 
 
+def size_rows(step: DecoderStep) -> list[dict[str, int | float]]:
+    """Return a row for each layer with the length of what its parts add."""
+    names = ("masked self-attention", "encoder-decoder attention", "feed-forward")
+    return [
+        {"layer": number} | {name: round(size, 6) for name, size in zip(names, layer.sizes, strict=True)}
+        for number, layer in enumerate(step.layers, start=1)
+    ]
+
+
 def _next(model: Checkpoint, decoder: TransformerDecoder, written: Tensor, memory: Tensor) -> Tensor:
     """Return the probability of every token to come next, (V,); those that are never written have none."""
     embedding, tokenizer = model.encoder.embedding, model.tokenizer

@@ -1,19 +1,14 @@
 #!/usr/bin/env bash
-# Makes every figure that README.md and the model cards quote, and keeps it beside this file. Stop other work on the machine first.
+# Makes every figure that README.md, docs/ and the model cards quote, and keeps it beside this file; figures.py then writes their tables.
+# Stop other work on the machine first.
 #   CORPUS    folder of *.txt.zst      EVAL      folder of evaluation sets (wic/, mcl_wic_en/, stsb/, sick/, cranfield/, ...)
 #   TEACHERS  folder with all-MiniLM-L6-v2, for comparison      RUN  scratch folder
 #   MODEL     all-MiniLM-L6-v2 as `ctxembed import` makes it (made in RUN if not given), for `speed`
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 : "${CORPUS:?}" "${EVAL:?}" "${TEACHERS:?}" "${RUN:?}"
-encoder="$here/../models/encoder" static="$here/../models/static" minilm="hf:$TEACHERS/all-MiniLM-L6-v2"
-parts=${*:-bench demo real-input}
-
-bench() { # the sets that ship, then the development sets; three systems in one run
-  local systems=(-m "$encoder" -m "$static" -m "$minilm")
-  for kind in words retrieval; do ctxembed bench $kind "${systems[@]}" -o "$here/shipped-$kind.json" --format table; done
-  for kind in words sentences retrieval; do ctxembed bench $kind --data "$EVAL" "${systems[@]}" -o "$here/dev-$kind.json" --format table; done
-}
+encoder="$here/../models/encoder" static="$here/../models/static"
+parts=${*:-duel demo real-input}
 
 duel() { # contextual against static (docs/results.md): two models, and every lookup beside them; MODEL as for `speed`
   local model=${MODEL:-$RUN/minilm} out="$here/duel"
@@ -29,7 +24,7 @@ duel() { # contextual against static (docs/results.md): two models, and every lo
   for set in stsb sick; do
     ctxembed bench sentences --data "$EVAL/$set" "${systems[@]}" --against "static+sif:$static" --against "static+sif+common:$static" --against length --against random -o "$out/$set.json"
   done
-  for set in cranfield adi; do
+  for set in cranfield cisi adi; do
     ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 --against length -o "$out/$set.json"
   done
   ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" -m "$model" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"

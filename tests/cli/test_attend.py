@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,6 +169,21 @@ def test_decoder_shows_one_step_of_it(run: Run, denoiser: Path) -> None:
     assert record["next"][0]["token"] == step.likeliest[0][0]
 
 
+def test_decoder_page_shows_the_numbers_of_the_step(run: Run, denoiser: Path) -> None:
+    arguments = ["attend", "The <bank> lent money.", "--decoder", "--step", "3", "-m", denoiser]
+    run(*arguments, "--html", "step.html")
+    page = Path("step.html").read_text(encoding="utf-8")
+    step = decoder_step(load_checkpoint(denoiser), "The <bank> lent money.", step=3)
+    assert "<h1>One step of the decoder: The &lt;bank&gt; lent money.</h1>" in page
+    rows = [re.findall(r">([^<]*)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", unescape(page), re.DOTALL)]
+    weights = step.layers[0].look_back.weights[:, -1]  # (H, T)
+    for place, token in enumerate(step.tokens):
+        assert [token, *(f"{weight:.3f}" for weight in weights[:, place])] in rows
+    assert ["1", *(f"{size:.3f}" for size in step.layers[0].sizes)] in rows
+    token, chance = step.likeliest[0]
+    assert f"<title>{escape(token)}: {chance:.4g}</title>" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -174,7 +191,6 @@ def test_decoder_shows_one_step_of_it(run: Run, denoiser: Path) -> None:
         (["the bank", "--step", "2"], 2, "--step does nothing without --decoder"),
         (["a", "b", "--positions"], 2, "--positions shows one sentence at a time"),
         (["the bank", "--decoder", "--head", "1"], 2, "--head does nothing with --decoder"),
-        (["the bank", "--decoder", "--html", "x.html"], 2, "--html does nothing with --decoder"),
         (["the bank", "--decoder"], 1, "tiny has no decoder"),
         (["the bank", "--seed", "2"], 2, "--seed does nothing without --worked or --positions"),
     ],

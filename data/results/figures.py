@@ -1,0 +1,213 @@
+"""Writes the tables of README.md, docs/ and the model card from the result files beside this file.
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`; what is between them is replaced.
+`figures.py` writes, `figures.py --check` only says which file is out of date, and exits with 1 if one is.
+"""
+
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PAGES = ["README.md", "data/models/encoder/README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+OURS, STATIC, MINILM = "ctxembed-small", "static", "all-MiniLM-L6-v2"
+Rows = list[list[str]]
+Task = tuple[str, str, str]
+"""Result file, task and metric."""
+
+WORDS: dict[str, Task] = {
+    "shipped set (864 pairs)": ("duel/shipped-words", "word_in_context", "accuracy"),
+    "WiC dev (638)": ("duel/wic", "wic", "accuracy"),
+    "MCL-WiC dev (1,000)": ("duel/mcl_wic_en", "mcl_wic_en", "accuracy"),
+}
+SENSES: dict[str, Task] = {
+    "shipped uses (432)": ("duel/shipped-senses", "word_in_context", "1-NN accuracy"),
+    **{
+        f"{word} ({uses:,})": ("duel/senseval", word, "1-NN accuracy")
+        for word, uses in {"hard": 2166, "interest": 1183, "line": 2071, "serve": 2188}.items()
+    },
+}
+PAIRS: dict[str, Task] = {
+    "SimLex-999": ("duel/wordsim", "simlex-999", "spearman"),
+    "WordSim-353": ("duel/wordsim", "ws-353-all", "spearman"),
+    "its rarer half": ("duel/wordsim-by-frequency", "ws-353-all, rarer half", "spearman"),
+    "its commoner half": ("duel/wordsim-by-frequency", "ws-353-all, commoner half", "spearman"),
+}
+TEXTS: dict[str, Task] = {
+    "STS-B dev (1,500 pairs), Spearman": ("duel/stsb", "stsb", "spearman"),
+    "SICK dev (500), Spearman": ("duel/sick", "sick", "spearman"),
+    "shipped retrieval (60 queries), nDCG@10": ("duel/shipped-retrieval", "retrieval", "nDCG@10"),
+    "Cranfield (225), nDCG@10": ("duel/cranfield", "cranfield", "nDCG@10"),
+    "CISI (76), nDCG@10": ("duel/cisi", "cisi", "nDCG@10"),
+    "ADI (35), nDCG@10": ("duel/adi", "adi", "nDCG@10"),
+}
+LOOKUPS = {
+    f"layer 0 of {OURS}": f"layer0 of {OURS}",
+    f"twin of {OURS}": f"twin of {OURS}",
+    f"layer 0 of {MINILM}": f"layer0 of {MINILM}",
+}
+BASELINES = {name: name for name in ("length", "random", "constant")}
+
+
+@cache
+def results(name: str) -> dict[str, Any]:
+    """Read a result file."""
+    content: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
+    return content
+
+
+def score(system: str, task: Task) -> dict[str, Any] | None:
+    """Find the row of a system on a task; None if it was not entered there."""
+    file, name, metric = task
+    found = [
+        row
+        for row in results(file)["results"]
+        if (row["system"], row["task"], row["metric"]) == (system, name, metric)
+    ]
+    return found[0] if found else None
+
+
+def number(value: float) -> str:
+    """Write a figure of at most one: .591, -.012, 1.000."""
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def scores(systems: dict[str, str], tasks: dict[str, Task], *, corner: str = "", intervals: int = 0) -> Rows:
+    """Make a table, a row for each system; the best of a column is bold, the first rows have intervals."""
+    table = [[corner, *tasks]]
+    for place, (label, system) in enumerate(systems.items()):
+        cells = [label]
+        for task in tasks.values():
+            row, best = score(system, task), 0.0
+            for other in systems.values():
+                best = max(best, (score(other, task) or {"value": 0.0})["value"])
+            cell = "" if row is None else number(row["value"])
+            if row is not None and row["value"] == best:
+                cell = f"**{cell}**"
+            if row is not None and place < intervals:
+                cell += f" [{number(row['low'])}, {number(row['high'])}]"
+            if row is not None and row["unknown_words"]:
+                cell += f" ({100 * row['unknown_words'] / row['words']:.1f} % unknown)"
+            cells.append(cell)
+        table.append(cells)
+    return table
+
+
+def turned(table: Rows) -> Rows:
+    """Exchange rows and columns."""
+    return [list(column) for column in zip(*table, strict=True)]
+
+
+def headline() -> Rows:
+    """The model that ships, the static lookup and MiniLM on everything."""
+    systems = {"ctxembed-small, ships": OURS, "static Word2Vec, ships": STATIC, "all-MiniLM-L6-v2 (22.7 M parameters)": MINILM}
+    tasks = {
+        "same sense or not: WiC dev": WORDS["WiC dev (638)"],
+        "same sense or not: MCL-WiC dev": WORDS["MCL-WiC dev (1,000)"],
+        "same sense or not: the shipped set": WORDS["shipped set (864 pairs)"],
+        "nearest use has the same sense: line": SENSES["line (2,071)"],
+        "sentence similarity: STS-B dev, Spearman": TEXTS["STS-B dev (1,500 pairs), Spearman"],
+        "sentence similarity: SICK dev, Spearman": TEXTS["SICK dev (500), Spearman"],
+        "retrieval: the shipped set, nDCG@10": TEXTS["shipped retrieval (60 queries), nDCG@10"],
+        "retrieval: Cranfield, nDCG@10": TEXTS["Cranfield (225), nDCG@10"],
+        "retrieval: CISI, nDCG@10": TEXTS["CISI (76), nDCG@10"],
+        "retrieval: ADI, nDCG@10": TEXTS["ADI (35), nDCG@10"],
+    }
+    return turned(scores(systems, tasks))
+
+
+def words() -> Rows:
+    """Same meaning or not."""
+    systems = {OURS: OURS, MINILM: MINILM, STATIC: STATIC} | LOOKUPS | BASELINES
+    return scores(systems, WORDS, corner="same meaning or not, accuracy", intervals=2)
+
+
+def senses() -> Rows:
+    """Is the nearest use one of the same sense."""
+    systems = {OURS: OURS, MINILM: MINILM, STATIC: STATIC, f"layer 0 of {OURS}": f"layer0 of {OURS}", "random": "random"}
+    return scores(systems, SENSES, corner="nearest use of the word has the same sense, accuracy")
+
+
+def pairs() -> Rows:
+    """Words without context."""
+    systems = {OURS: OURS, STATIC: STATIC, f"layer 0 of {OURS}": f"layer0 of {OURS}", MINILM: MINILM}
+    systems[f"layer 0 of {MINILM}"] = f"layer0 of {MINILM}"
+    return scores(systems, PAIRS, corner="word pairs, Spearman")
+
+
+def texts() -> Rows:
+    """Sentences and documents."""
+    systems = {OURS: OURS, MINILM: MINILM, STATIC: STATIC, "static, SIF": "static+sif"}
+    systems["static, SIF, common component removed"] = "static+sif+common"
+    systems |= {f"layer 0 of {OURS}": f"layer0 of {OURS}", f"twin of {OURS}": f"twin of {OURS}"}
+    return scores(systems | {"BM25": "bm25 (bm25s)", "length": "length"}, TEXTS)
+
+
+def objectives() -> Rows:
+    """What each mixture of objectives learns in the same time; half the range of several seeds behind the mean."""
+    tasks = {
+        "STS-B dev": ("stsb", "spearman"),
+        "SICK dev": ("sick", "spearman"),
+        "WiC dev": ("wic", "accuracy"),
+        "MCL-WiC dev": ("mcl_wic_en", "accuracy"),
+        "Cranfield nDCG@10": ("cranfield", "nDCG@10"),
+        "shipped pairs": ("word_in_context", "accuracy"),
+    }
+    runs = defaultdict(list)
+    for path in sorted((HERE / "objectives").glob("*.json")):
+        runs[path.stem.rpartition("-")[0] or path.stem].append(results(f"objectives/{path.stem}"))
+    table = [["mixture", "seeds", "steps", "tokens, M", "own held-out loss", *tasks]]
+    for name, members in runs.items():
+        found = [{(row["task"], row["metric"]): row["value"] for row in run["results"]} for run in members]
+        cells = [str(len(members)), str(members[0]["steps"]), f"{members[0]['tokens_seen'] / 1e6:.1f}"]
+        cells.append(_mean([run["held_out"]["eval_loss"] for run in members]))
+        table.append([name, *cells, *(_mean([run[key] for run in found]) for key in tasks.values())])
+    return table
+
+
+def _mean(values: list[float]) -> str:
+    mean = number(sum(values) / len(values))
+    return mean if len(values) == 1 else f"{mean} ± {number((max(values) - min(values)) / 2)}"
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    table.__name__: table for table in (headline, words, senses, pairs, texts, objectives)
+}
+
+
+def markdown(table: Rows) -> str:
+    """Write a table whose first column stands left and all others right."""
+    heads, *rows = table
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end of figures -->)", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """Return a page with the tables of today."""
+    return PLACE.sub(lambda found: f"{found[1]}\n{markdown(TABLES[found[2]]())}\n{found[3]}", page)
+
+
+def main() -> int:
+    """Write the pages, or check them; every table must have its place."""
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+    placed = {found[2] for page in pages.values() for found in PLACE.finditer(page)}
+    stale = [name for name, page in pages.items() if filled(page) != page]
+    if "--check" not in sys.argv:
+        for name in stale:
+            (ROOT / name).write_text(filled(pages[name]), encoding="utf-8")
+    problems = [*stale, *(f"no page has the table {name}" for name in TABLES.keys() - placed)]
+    print("\n".join(problems) or "all tables are those of the result files")
+    return int(bool(problems) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
