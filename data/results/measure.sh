@@ -165,7 +165,31 @@ planted-shift() { # power and false reports of `shift`: pseudo-words, and senses
 }
 
 senses() { # groups of labelled uses beside groupings that know nothing
-  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
+}
+
+word-rows() { # what a row of an index of words costs beside encoding: static vectors, two sizes
+  local log="$here/word-rows.txt" size; : > "$log"
+  for size in small:2900000 large:9000000; do
+    zstd -dc "$CORPUS/wikipedia_core-00.txt.zst" 2> /dev/null | head -c "${size#*:}" > "$RUN/${size%:*}.txt" || true
+    (cd "$RUN" && /usr/bin/time -v ctxembed index build "${size%:*}.txt" --unit word -m "$static" -o "w-${size%:*}/") 2>&1 |
+      grep -v "^.\(Command\|Page size\|.*: 0$\)" >> "$log"
+  done
+}
+
+word-index() { # ten million uses of words: forecast, build, what it holds. Stopped and started again it goes on; a finished index is kept
+  local files=("$CORPUS"/wikipedia_core-0[0-2].txt.zst) log="$here/word-index.txt" go=()
+  [ -d "$RUN/word-index/.building" ] && go=(--resume)
+  if [ ! -e "$RUN/word-index/manifest.json" ]; then
+    [ -n "${go[*]}" ] || (ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" --dry-run 2>&1) | tee "$log"
+    /usr/bin/time -f 'this run: peak resident memory %M KiB, %e s elapsed, %U s of processor' \
+      nice ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" "${go[@]}" 2>> "$log"
+  fi
+  ctxembed index info "$RUN/word-index" --format json >> "$log"
+  for query in "the [bank] of the river" "a [cell] divides" "the [plane] took off"; do
+    /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
+      ctxembed search "$RUN/word-index" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
+  done
 }
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
