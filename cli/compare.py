@@ -128,6 +128,13 @@ def parse_views(_: click.Context, parameter: click.Parameter, value: str | None)
     callback=parse_views,
     help="Compare layer by layer too: where do the senses part?",
 )
+@click.option(
+    "--senses",
+    "sense_folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Stored senses (`senses -o`): which of its word's is each use nearest to?",
+)
 @click.option("--raw", is_flag=True, help="Similarities alone: no probabilities and percentiles.")
 @click.option(
     "--html",
@@ -264,14 +271,17 @@ def find_out(
     occlude: Occlusion,
     swaps: Sequence[tuple[str, str]],
     views: tuple[int, ...] | None,
+    sense_folder: Path | None,
     raw: bool,
 ) -> Findings:
     """Compute everything that was asked for."""
     from ctxembed.meaning.compare import Findings, compare_usages
     from ctxembed.meaning.occlusion import explain_usages, swap_words
+    from ctxembed.meaning.sense_folder import SenseFolder
 
     if not why:
         refuse_idle(("occlude",), "without --why")
+    kept = None if sense_folder is None else SenseFolder.open(sense_folder, encoder=encoder, layer=layer)
     background = load_background(encoder, documents, layer=layer) if nearest or not raw else None
     words = background if nearest else None
     result = compare_usages(usages, encoder=encoder, static=static, background=words, k=max(1, nearest), layer=layer)
@@ -285,6 +295,7 @@ def find_out(
         static_calibration=None if raw or static is None else scale_of(static),
         why=tuple(map(tuple, explained)),
         swaps=tuple(swap_words(usages, swaps, encoder=encoder, layer=layer)) if swaps else (),
+        senses=() if kept is None else tuple(kept.nearest(usages, result.vectors)),
         layers=() if views is None else layer_views(usages, encoder=encoder, layers=views, raw=raw),
     )
 

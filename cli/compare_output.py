@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ctxembed.meaning.compare import Comparison, Findings
     from ctxembed.meaning.occlusion import Influence
+    from ctxembed.meaning.sense_folder import NearSense
     from ctxembed.types import Vectors
 
 MOST_IN_MATRIX = 12
@@ -64,6 +65,9 @@ def print_findings(found: Findings) -> None:
         print_table(layer_table(found))
         if (layer := parting_layer(found.layers)) is not None:
             click.echo(f"the senses part most in layer {layer}, on each layer's own scale of probability")
+    if found.senses:
+        click.echo("\nthe stored sense each use is nearest to")
+        print_table([{"use": letter(n)} | sense_cells(each) for n, each in enumerate(found.senses)])
     if any(result.nearest):
         click.echo(f"\nused most like it in {found.background}")
         print_table([{"use": letter(n), "words": joined(near)} for n, near in enumerate(nearest_pairs(result))])
@@ -76,6 +80,11 @@ def print_findings(found: Findings) -> None:
 def joined(near: Sequence[tuple[str, float]]) -> str:
     """Write words with their similarities."""
     return ", ".join(f"{word} {similarity:.2f}" for word, similarity in near)
+
+
+def sense_cells(near: NearSense | None) -> dict[str, Any]:
+    """Return a stored sense and how near it is; empty for a word without."""
+    return {"sense": near.id if near else None, "similarity": round(near.similarity, 6) if near else None}
 
 
 def nearest_pairs(result: Comparison) -> list[list[tuple[str, float]]]:
@@ -285,6 +294,8 @@ def use_record(found: Findings, number: int) -> dict[str, Any]:
     if result.nearest_static:
         words = result.nearest_static[number]
         record["nearest_static"] = [{"word": word, "similarity": round(value, 6)} for word, value in words]
+    if found.senses:
+        record["sense"] = sense_cells(found.senses[number])
     if found.why:
         record["why"] = [
             {

@@ -91,7 +91,7 @@ def query_vector(
 ) -> tuple[Vectors, list[str]]:
     """Return the vector of a marked use, or of a stored sense, and the form of its word."""
     if sense_folder is not None:
-        from ctxembed.meaning.senses import SenseFolder
+        from ctxembed.meaning.sense_folder import SenseFolder
 
         if not _SENSE.fullmatch(query):
             raise InvalidInputError(f"{query!r} is no sense: with --senses, name one such as bank#2")

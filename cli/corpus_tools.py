@@ -52,17 +52,18 @@ def dedupe(index: Path, threshold: float, output_format: str) -> None:
     Example:
       ctxembed index dedupe idx/ --threshold 0.98 --format jsonl
     """
+    from ctxembed.overview.blocks import IndexVectors
     from ctxembed.overview.duplicates import near_duplicate_groups
 
     with open_rows(index) as opened:
         numbers = opened.numbers()
-        vectors = opened.vectors(numbers)
+        vectors = IndexVectors(opened, numbers)
         with document_bar("comparing") as advance:
             groups = near_duplicate_groups(vectors, threshold=threshold, on_progress=advance)
         rows = []
         for place, group in enumerate(groups, start=1):
             found = opened.rows(numbers[group])
-            cosines = (vectors[group] @ vectors[group[0]]).clip(-1.0, 1.0).tolist()
+            cosines = (vectors[group] @ vectors[group[:1]][0]).clip(-1.0, 1.0).tolist()
             rows += [
                 {"group": place, "id": row.id, "of": found[0].id, "cosine": round(cosine, 6), "text": shown_text(row)}
                 for row, cosine in zip(found, cosines, strict=True)
@@ -191,9 +192,10 @@ def open_rows(index: Path) -> SemanticSearch:
 
 def topics_of(opened: SemanticSearch, numbers: Any, count: int | None, seed: int) -> Topics:
     """Group all rows of an index."""
+    from ctxembed.overview.blocks import IndexVectors
     from ctxembed.overview.topics import default_number, find_topics
 
-    return find_topics(opened.vectors(numbers), count=count or default_number(len(numbers)), seed=seed)
+    return find_topics(IndexVectors(opened, numbers), count=count or default_number(len(numbers)), seed=seed)
 
 
 def topic_words(opened: SemanticSearch, numbers: Any, found: Topics) -> list[list[str]]:

@@ -11,11 +11,13 @@ import click
 from ctxembed.errors import InvalidInputError
 
 from .options import (
+    READING,
     load_any,
     long_option,
     model_option,
     open_corpus,
     reading_options,
+    refuse_idle,
     report_encoder,
     resume_option,
     runtime_options,
@@ -57,11 +59,13 @@ adding_options = stacked(
 def add(on_duplicate: OnExisting, **given: Any) -> None:
     """Add the texts of INPUT to INDEX; those that it has already are not embedded again.
 
-    Either all of it becomes part of the index, or nothing; searches go on meanwhile.
+    INPUT may also be a folder of vectors that the same model made. Either all of it becomes part of the index, or
+    nothing; searches go on meanwhile.
 
     \b
     Example:
       ctxembed index add idx/ more.jsonl
+      ctxembed index add idx/ vecs/
     """
     put(on_duplicate, **given)
 
@@ -70,6 +74,8 @@ def add(on_duplicate: OnExisting, **given: Any) -> None:
 @adding_options
 def update(**given: Any) -> None:
     """Add the texts of INPUT to INDEX, each in the place of the one that has its id; only changed texts are embedded.
+
+    INPUT may also be a folder of vectors that the same model made.
 
     \b
     Example:
@@ -91,12 +97,18 @@ def put(
     reading: ReadOptions,
     device: str,
 ) -> None:
-    """Put documents into an index, and say what became of them."""
-    from ctxembed.index.updates import add_documents
+    """Put documents or vectors into an index, and say what became of them."""
+    from ctxembed.index.updates import add_documents, add_vectors
+    from ctxembed.vectors import VectorFolder
 
-    if vectors := vector_input(inputs):
-        raise InvalidInputError(f"{vectors} holds vectors, need text: build an index of its own from it")
     started = time.perf_counter()
+    if vectors := vector_input(inputs):
+        if vectors.suffix == ".npy":
+            raise InvalidInputError(f"{vectors} does not say which model made it: give text, or a folder of vectors")
+        refuse_idle(("model", "resume", "restart", "on_long", *READING), "for an input of vectors")
+        met = add_vectors(index, VectorFolder.open(vectors), on_existing=on_existing, wait=wait)
+        say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {time.perf_counter() - started:.1f} s")
+        return
     encoder = load_any(model, device=device, on_long=on_long)
     corpus = open_corpus(inputs, reading)
     with document_bar("adding") as advance:

@@ -19,12 +19,13 @@ from .options import load_any, model_option, reading_options, report_encoder, ru
 from .output import emit, format_option, say
 from .progress import document_bar
 from .shift_output import evidence, rounded, shift_row, short_row
+from .shift_sides import Sides, frequent_words, open_sides
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
-    from ctxembed.corpus import Corpus, ReadOptions
-    from ctxembed.meaning.occurrences import FoundUses, Grouping
-    from ctxembed.meaning.periods import Against, Comparison, Periods
+    from ctxembed.corpus import ReadOptions
+    from ctxembed.meaning.occurrences import FoundUses
+    from ctxembed.meaning.periods import Against, Comparison
     from ctxembed.meaning.shift import ShiftOptions, StoredSenses, WordShift, WordUses
     from ctxembed.types import UsageEncoder
 
@@ -32,51 +33,10 @@ USES_OF_ALL = 100
 """Uses of each word and side with --top, where thousands of words are measured."""
 USES_OF_NAMED = 5000
 USES_OF_CONTROLS = 200
+GIVEN_WITHIN = 4.0
+"""Of given uses, how many times as frequent or as rare a control word may be: most of their texts are rarer."""
 BLOCK_USES = 200_000
 """Uses held in memory at a time."""
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The streams of a run, how each is cut into groups, and what is compared."""
-
-    streams: tuple[tuple[Corpus, Grouping], ...]
-    is_given: bool
-    """Whether rows say themselves where their word is."""
-    periods: Periods | None
-
-    def find(self, words: dict[str, str] | None, *, most: int, seed: int) -> FoundUses:
-        """Find the uses of words in all streams."""
-        from ctxembed.meaning.occurrences import find_uses, given_uses
-
-        found: FoundUses = {}
-        with document_bar("reading") as advance:
-            for corpus, group in self.streams:
-                if self.is_given or words is None:
-                    part = given_uses(corpus, words, group=group, most=most, seed=seed)
-                else:
-                    part = find_uses(corpus, words, group=group, most=most, seed=seed, on_progress=advance)
-                for word, sides in part.items():
-                    found.setdefault(word, {}).update(sides)
-        return found
-
-    def count(self) -> dict[str, Counter[str]]:
-        """Count the content words of all streams by group."""
-        from ctxembed.meaning.occurrences import count_words
-
-        counts: dict[str, Counter[str]] = {}
-        with document_bar("counting") as advance:
-            for corpus, group in self.streams:
-                for name, part in count_words(corpus, group=group, on_progress=advance).items():
-                    counts.setdefault(name, Counter()).update(part)
-        return counts
-
-    def groups(self, names: Iterable[str]) -> list[str]:
-        """Return groups in the order in which they are compared."""
-        met = set(names)
-        if self.periods is not None:
-            return self.periods.ordered(met)
-        return [name for name in ("old", "new") if name in met]
 
 
 @click.command()
@@ -147,7 +107,7 @@ def shift(
     the distances inside a side (excess), prototype distance (prt), divergence of sense shares (jsd), permutation
     p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to apd. JSON has the evidence too:
     senses with their shares, the uses that moved most, and control words. Rows with text, word, start and end are uses
-    as given; other text is searched for the words.
+    as given; other text is searched for the words. Control words of given uses are other words of their texts.
 
     \b
     Example:
@@ -168,13 +128,13 @@ def shift(
     most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
     run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
     counts: dict[str, Counter[str]] = {}
-    if (controls and top is None and not sides.is_given) or (top is not None and not sides.is_given):
+    if (controls and top is None) or (top is not None and not sides.is_given):
         counts = sides.count()
     if top is None:
         wanted = read_words(words) if words else None
         shifts = run.measure(None if wanted is None else word_table(wanted, inflections))
         shifts = run.in_order(shifts, wanted)
-        if controls and not sides.is_given:
+        if controls:
             shifts = run.with_controls(shifts, counts, number=controls)
         shifts = with_q(shifts)
     else:
@@ -193,42 +153,6 @@ def shift(
         output_format,
     )
     report_encoder(encoder)
-
-
-def open_sides(
-    inputs: Sequence[str], reading: ReadOptions, *, by: str | None, every: float | None, cut: str | None
-) -> Sides:
-    """Open two corpora, or one that a column cuts into groups.
-
-    Raises:
-        InvalidInputError: Without --by, if there are not two inputs; or if --cut is no list of numbers.
-    """
-    from ctxembed.corpus import Corpus
-    from ctxembed.meaning.occurrences import holds_given_uses
-    from ctxembed.meaning.periods import Periods
-
-    if by is None:
-        if every is not None or cut is not None:
-            raise click.UsageError("--every and --cut belong to --by: name the column")
-        if len(inputs) != 2:
-            raise InvalidInputError(
-                f"{len(inputs)} inputs, need two to compare: give OLD and NEW, or one corpus and --by COLUMN"
-            )
-        corpora = [Corpus([path], options=reading) for path in inputs]
-        given = [holds_given_uses(corpus) for corpus in corpora]
-        if given[0] != given[1]:
-            raise InvalidInputError(
-                f"{inputs[given.index(True)]} has rows with start and end and {inputs[given.index(False)]} has not: "
-                "give uses on both sides, or text on both"
-            )
-        return Sides(((corpora[0], lambda _: "old"), (corpora[1], lambda _: "new")), given[0], None)
-    corpus = Corpus(list(inputs), options=reading)
-    try:
-        cuts = [float(part) for part in cut.split(",")] if cut else []
-    except ValueError as error:
-        raise InvalidInputError(f"--cut {cut!r} is no list of numbers: write 1860,1914,1945") from error
-    periods = Periods(by, every=every, cuts=cuts)
-    return Sides(((corpus, periods),), holds_given_uses(corpus), periods)
 
 
 @dataclass
@@ -308,17 +232,26 @@ class Run:
         from ctxembed.meaning.shift import Control
 
         taken = {each.word for each in shifts}
+        within = GIVEN_WITHIN if self.sides.is_given else math.inf
         matched: dict[int, list[str]] = {}
         for n, each in enumerate(shifts):
             if each.test is None or not {each.old, each.new} <= set(counts):
                 continue
             own = {each.old: each.found_old, each.new: each.found_new}
-            matched[n] = matched_words(counts, own, number=number, without=taken)
+            matched[n] = matched_words(counts, own, number=number, without=taken, within=within)
+        without = dict.fromkeys(shifts[n].word for n, names in matched.items() if not names)
+        if without:
+            given = f"of the given texts occurs {1 / within:g} to {within:g} times as often"
+            where = given if self.sides.is_given else "is on both sides"
+            say(f"no control words for {', '.join(without)}: no other word {where}")
         needed = sorted(set(itertools.chain.from_iterable(matched.values())))
         if not needed:
             return shifts
         found = self.sides.find(
-            {word: word for word in needed}, most=min(self.most, USES_OF_CONTROLS), seed=self.options.seed
+            {word: word for word in needed},
+            most=min(self.most, USES_OF_CONTROLS),
+            seed=self.options.seed,
+            in_text=True,
         )
         measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, evidence=False)}
         result = list(shifts)
@@ -345,31 +278,11 @@ class Run:
             say(f"some documents have no {self.sides.periods.column} and were left out")
 
 
-def frequent_words(counts: dict[str, Counter[str]], *, least: int, inflections: bool) -> dict[str, str]:
-    """Return a table of forms of the content words that are frequent enough in every group."""
-    from ctxembed.meaning.inflections import joined_counts
-
-    total: Counter[str] = Counter()
-    for each in counts.values():
-        total.update(each)
-    table = joined_counts(total)[1] if inflections else {form: form for form in total}
-    by_group = []
-    for each in counts.values():
-        joined: Counter[str] = Counter()
-        for form, count in each.items():
-            joined[table[form]] += count
-        by_group.append(joined)
-    kept = {word for word in set(table.values()) if all(group[word] >= least for group in by_group)}
-    if not kept:
-        raise InvalidInputError(f"no word occurs {least} times in every group: lower --min-count, or use wider periods")
-    return {form: word for form, word in sorted(table.items()) if word in kept}
-
-
 def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | None:
     """Open a folder of stored senses, if one is named."""
     if folder is None:
         return None
-    from ctxembed.meaning.senses import SenseFolder
+    from ctxembed.meaning.sense_folder import SenseFolder
 
     return SenseFolder.open(folder, encoder=encoder).centres_of
 

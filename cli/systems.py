@@ -60,11 +60,14 @@ def open_systems(
     paths: Sequence[str | None] = models or (preset,)
     others = against or (() if models or preset else ("static",))
     opened: list[System] = [load_any(path, device=device, on_long=on_long) for path in paths]
+    searching = None
     for name in others:
         if name.startswith("search:"):
+            from ctxembed.evaluation.remembering import RememberingEncoder
             from ctxembed.evaluation.search_systems import search_system
 
-            opened.append(search_system(name, load_any(paths[0], device=device, on_long=on_long)))
+            searching = searching or RememberingEncoder(load_any(paths[0], device=device, on_long=on_long))
+            opened.append(search_system(name, searching))
         else:
             opened.append(open_peer(name, device=device, on_long=on_long, seed=seed))
     return opened, len(paths)

@@ -19,7 +19,7 @@ from .words import read_words
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
     from ctxembed.index.kinds import IndexOptions
-    from ctxembed.meaning.word_index import WordChoice
+    from ctxembed.meaning.word_choice import WordChoice
     from ctxembed.types import Encoder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +41,7 @@ class WordRequest:
 
     def choice(self) -> WordChoice:
         """Return the choice of words; --max-per-word 0 takes all uses."""
-        from ctxembed.meaning.word_index import WordChoice
+        from ctxembed.meaning.word_choice import WordChoice
 
         return WordChoice(
             words=None if self.words is None else frozenset(read_words(self.words)),
@@ -103,7 +103,8 @@ def build_words(
     dry_run: bool,
 ) -> None:
     """Count, size and build an index of words, and say what was done."""
-    from ctxembed.meaning.word_index import build_word_index, count_chosen, forecast
+    from ctxembed.meaning.word_choice import count_chosen, forecast
+    from ctxembed.meaning.word_index import build_word_index
     from ctxembed.units import EmbedCounts
 
     started = time.perf_counter()

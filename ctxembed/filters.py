@@ -17,7 +17,7 @@ SQL, a row that lacks the column is found by ``is null`` only.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,6 +25,11 @@ from ctxembed.errors import InvalidInputError
 
 Value: TypeAlias = str | int | float | bool
 Sql: TypeAlias = tuple[str, list[str | int | float]]
+Columns: TypeAlias = Mapping[str, int]
+"""Metadata columns that are indexed, by name: number c is kept as text in ``t{c}``, as number in ``n{c}``, as truth in
+``b{c}``, see ``generated_columns``."""
+
+NONE: Columns = {}
 
 OWN = ("id", "text", "word", "start", "end")
 """Names that mean the row itself, not its metadata."""
@@ -37,6 +42,7 @@ _TOKEN = re.compile(
     r"|(?P<string>'(?:[^']|'')*')|(?P<quoted>\"(?:[^\"]|\"\")*\")"
     r"|(?P<word>[^\W\d][\w.-]*)|(?P<symbol><=|>=|!=|<>|==|[=<>(),]))"
 )
+_BOOLEAN = "CASE {v} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END"
 _NUMERIC = (
     "CASE WHEN typeof({v}) IN ('integer', 'real') THEN {v} WHEN json_valid({v}) THEN "
     "CASE WHEN json_type({v}) IN ('integer', 'real') THEN CAST({v} AS NUMERIC) END END"
@@ -50,24 +56,54 @@ class Field:
     name: str
     own: bool
 
-    def sql(self) -> Sql:
-        """Return the expression that stands for its value in a query on the view ``rows``."""
-        return (f'"{self.name}"', []) if self.own else ("json_extract(metadata, ?)", [f'$."{self.name}"'])
-
-    def as_text(self) -> Sql:
+    def as_text(self, columns: Columns) -> Sql:
         """Return its value as text."""
-        sql, values = self.sql()
-        return f"CAST({sql} AS TEXT)", values
+        if self.own:
+            return (f'"{self.name}"' if self.name in ("id", "text", "word") else f'CAST("{self.name}" AS TEXT)', [])
+        if self.name in columns:
+            return f"t{columns[self.name]}", []
+        return "CAST(json_extract(metadata, ?) AS TEXT)", [json_path(self.name)]
 
-    def as_number(self) -> Sql:
+    def as_number(self, columns: Columns) -> Sql:
         """Return its value as a number, NULL for what is not written like one."""
-        sql, values = self.sql()
-        return _NUMERIC.format(v=sql), values * _NUMERIC.count("{v}")
+        if self.own:
+            return _NUMERIC.format(v=f'"{self.name}"'), []
+        if self.name in columns:
+            return f"n{columns[self.name]}", []
+        return _NUMERIC.format(v="json_extract(metadata, ?)"), [json_path(self.name)] * _NUMERIC.count("{v}")
 
-    def as_boolean(self) -> Sql:
+    def as_boolean(self, columns: Columns) -> Sql:
         """Return 1 for true, 0 for false, NULL for everything else."""
-        sql, values = ("NULL", []) if self.own else ("json_type(metadata, ?)", self.sql()[1])
-        return f"CASE {sql} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END", values
+        if self.own:
+            return "NULL", []
+        if self.name in columns:
+            return f"b{columns[self.name]}", []
+        return _BOOLEAN.format(v="json_type(metadata, ?)"), [json_path(self.name)]
+
+
+def json_path(name: str) -> str:
+    """Return where a metadata column stands in the JSON of a row."""
+    return f'$."{name}"'
+
+
+def can_be_named(name: str) -> bool:
+    """Tell whether a condition can speak of a metadata column."""
+    return bool(name) and not any(character in '"\\' or character < " " for character in name)
+
+
+def generated_columns(name: str, number: int) -> dict[str, str]:
+    """Return the columns that SQLite is to derive from the JSON of a row and index: their names and expressions.
+
+    >>> print(generated_columns("year", 3)["t3"])
+    CAST(json_extract(metadata, '$."year"') AS TEXT)
+    """
+    path = "'" + json_path(name).replace("'", "''") + "'"
+    value = f"json_extract(metadata, {path})"
+    return {
+        f"t{number}": f"CAST({value} AS TEXT)",
+        f"n{number}": _NUMERIC.format(v=value),
+        f"b{number}": _BOOLEAN.format(v=f"json_type(metadata, {path})"),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +114,9 @@ class Comparison:
     operator: str
     value: Value
 
-    def sql(self) -> Sql:
+    def sql(self, columns: Columns) -> Sql:
         """Return SQL and its parameters."""
-        sql, values = _typed(self.field, self.value)
+        sql, values = _typed(self.field, self.value, columns)
         return f"{sql} {self.operator} ?", [*values, _bound(self.value)]
 
 
@@ -91,13 +127,13 @@ class In:
     field: Field
     values: tuple[Value, ...]
 
-    def sql(self) -> Sql:
+    def sql(self, columns: Columns) -> Sql:
         """Return SQL and its parameters: one list for each type of value."""
         parts: list[Sql] = []
         for kind in (bool, str, (int, float)):
             chosen = [v for v in self.values if isinstance(v, kind) and (kind is bool or not isinstance(v, bool))]
             if chosen:
-                sql, values = _typed(self.field, chosen[0])
+                sql, values = _typed(self.field, chosen[0], columns)
                 marks = ", ".join("?" * len(chosen))
                 parts.append((f"{sql} IN ({marks})", [*values, *map(_bound, chosen)]))
         return _joined(parts, " OR ")
@@ -109,9 +145,9 @@ class IsNull:
 
     field: Field
 
-    def sql(self) -> Sql:
+    def sql(self, columns: Columns) -> Sql:
         """Return SQL and its parameters."""
-        sql, values = self.field.sql()
+        sql, values = self.field.as_text(columns)
         return f"{sql} IS NULL", values
 
 
@@ -121,9 +157,9 @@ class Not:
 
     of: Node
 
-    def sql(self) -> Sql:
+    def sql(self, columns: Columns) -> Sql:
         """Return SQL and its parameters."""
-        sql, values = self.of.sql()
+        sql, values = self.of.sql(columns)
         return f"NOT ({sql})", values
 
 
@@ -134,9 +170,9 @@ class Several:
     operator: str
     of: tuple[Node, ...]
 
-    def sql(self) -> Sql:
+    def sql(self, columns: Columns) -> Sql:
         """Return SQL and its parameters."""
-        return _joined([each.sql() for each in self.of], f" {self.operator} ")
+        return _joined([each.sql(columns) for each in self.of], f" {self.operator} ")
 
 
 Node: TypeAlias = Comparison | In | IsNull | Not | Several
@@ -150,9 +186,13 @@ class Filter:
     node: Node
     fields: tuple[str, ...]
 
-    def sql(self) -> Sql:
-        """Return what stands behind WHERE in a query on the view ``rows`` of ``store``, and its parameters."""
-        return self.node.sql()
+    def sql(self, columns: Columns = NONE) -> Sql:
+        """Return what stands behind WHERE in a query on the view ``rows`` of ``store``, and its parameters.
+
+        Args:
+            columns: Those that are indexed; the others are looked for in the JSON of each row.
+        """
+        return self.node.sql(columns)
 
 
 def parse(text: str) -> Filter:
@@ -161,7 +201,7 @@ def parse(text: str) -> Filter:
     >>> parse("year >= 1990 and source = 'x'").fields
     ('year', 'source')
     >>> parse("id in ('a', 'b')").sql()
-    ('CAST("id" AS TEXT) IN (?, ?)', ['a', 'b'])
+    ('"id" IN (?, ?)', ['a', 'b'])
 
     Args:
         text: See the grammar at the top of this file; keywords in any case.
@@ -283,7 +323,7 @@ class _Parser:
         if token.kind == "word" and token.text in OWN:
             return Field(token.text, own=True)
         name = _unquoted(token.text) if token.kind == "quoted" else token.text
-        if not name or any(character in '"\\' or character < " " for character in name):
+        if not can_be_named(name):
             raise InvalidInputError(f"the column name {name!r} cannot be used in a condition: rename the column")
         self.fields.append(name)
         return Field(name, own=False)
@@ -318,10 +358,10 @@ def _unquoted(text: str) -> str:
     return text[1:-1].replace(quote * 2, quote)
 
 
-def _typed(field: Field, value: Value) -> Sql:
+def _typed(field: Field, value: Value, columns: Columns) -> Sql:
     if isinstance(value, bool):
-        return field.as_boolean()
-    return field.as_text() if isinstance(value, str) else field.as_number()
+        return field.as_boolean(columns)
+    return field.as_text(columns) if isinstance(value, str) else field.as_number(columns)
 
 
 def _bound(value: Value) -> str | int | float:

@@ -21,15 +21,26 @@ import numpy as np
 
 from ctxembed import fulltext
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.filters import can_be_named, generated_columns
 from ctxembed.runtime import existing
-from ctxembed.store_reader import SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
+from ctxembed.store_files import Appending, connect, log_of, open_to_read, reading_uri
+from ctxembed.store_reader import PLAIN_VERSION, SCHEMA_VERSION, Numbers, StoredRow, StoredText, StoreReader
 from ctxembed.text import word_form
 from ctxembed.types import Scalar
 from ctxembed.vectors import Row
 
 OnDuplicate: TypeAlias = Literal["error", "skip"]
 
-__all__ = ["DocumentStore", "Numbers", "OnDuplicate", "StoredRow", "StoredText", "content_hash", "metadata_json"]
+__all__ = [
+    "DocumentStore",
+    "Numbers",
+    "OnDuplicate",
+    "StoredRow",
+    "StoredText",
+    "content_hash",
+    "metadata_json",
+    "text_id",
+]
 
 _SCHEMA = """
 CREATE TABLE texts (
@@ -40,15 +51,21 @@ CREATE TABLE items (
     number INTEGER PRIMARY KEY, source INTEGER NOT NULL, "start" INTEGER, "end" INTEGER, derived INTEGER NOT NULL,
     word TEXT
 );
+CREATE TABLE columns (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
 CREATE INDEX items_by_source ON items (source);
 CREATE INDEX items_by_word ON items (word) WHERE word IS NOT NULL;
 CREATE TABLE deleted (number INTEGER PRIMARY KEY);
+"""
+_VIEW = """
 CREATE VIEW rows AS
     SELECT items.number AS number,
         CASE WHEN derived THEN texts.id || '#' || "start" || '-' || "end" ELSE texts.id END AS id,
-        text, word, "start", "end", metadata
+        text, word, "start", "end", metadata{columns}
     FROM items JOIN texts ON texts.number = items.source;
 """
+_TEXT = "number, id, text, metadata, content_hash"
+MAX_COLUMNS = 64
+"""Metadata columns that are indexed at most: those that come first; conditions on others read every row."""
 
 
 def content_hash(text: str) -> int:
@@ -64,6 +81,11 @@ def metadata_json(metadata: Mapping[str, Scalar]) -> str:
 class DocumentStore(StoreReader):
     """Rows with unique ids in one file; memory stays bounded."""
 
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
+        self._met: set[str] = set()  # metadata columns of the rows that were added
+        self._appending: Appending | None = None
+
     @classmethod
     def create(cls, path: str | Path) -> Self:
         """Make an empty store.
@@ -78,40 +100,60 @@ class DocumentStore(StoreReader):
         existing(path.parent)
         if path.exists():
             raise InvalidInputError(f"{path} exists: delete it, or choose another path")
-        store = cls(path, sqlite3.connect(path.resolve().as_uri(), uri=True, isolation_level=None))
+        store = cls(path, connect(path.resolve().as_uri()))
         store._prepare_writing()
-        for statement in (_SCHEMA, *fulltext.SCHEMA):
+        for statement in (_SCHEMA, _VIEW.format(columns=""), *fulltext.SCHEMA):
             store._connection.executescript(statement)
         store._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return store
 
     @classmethod
-    def open(cls, path: str | Path, *, readonly: bool = True) -> Self:
+    def open(cls, path: str | Path, *, readonly: bool = True, log: bool = False) -> Self:
         """Open a store.
 
         Args:
             path: A file that ``create`` made.
             readonly: Neither write nor lock, so that a read-only medium will do.
+            log: There is a log beside the file, or, to write, there is to be one: the file itself stays as it is.
+                A log that is there becomes part of the file when this is off and the store is written.
 
         Raises:
             MissingInputError: If there is no such file.
             ArtifactError: If it is no store, damaged, or of another schema version.
         """
         path = existing(path)
-        mode = "mode=ro&immutable=1" if readonly else "mode=rw"
+        appending = None
         try:
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, isolation_level=None)
+            if not readonly and log:
+                appending = Appending.open(path)
+                connection = appending.connection
+            else:
+                uri = f"{path.resolve().as_uri()}?mode=rw"
+                connection = open_to_read(path, log=log) if readonly else connect(uri)
         except sqlite3.Error as error:
             raise ArtifactError(f"{path} cannot be opened ({error}): build the index again") from error
         store = cls(path, connection)
+        store._appending = appending
         try:
             store._check_schema()
             if not readonly:
                 store._prepare_writing()
+                store._bring_up_to_date()
         except ArtifactError:
             store.close()
             raise
         return store
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._appending is not None:
+            self._appending.close()
+        super().close()
+
+    def seal(self) -> None:
+        """Finish a file that was written, so that later changes may go to a log beside it."""
+        if self._appending is None:
+            self._query("PRAGMA journal_mode = WAL")
 
     def add(self, rows: Sequence[Row], *, on_duplicate: OnDuplicate = "error") -> Numbers:
         """Add rows in one transaction; they get the next numbers, without gaps.
@@ -132,7 +174,7 @@ class DocumentStore(StoreReader):
         with self._transaction():
             first = self._next("texts")
             self._write(
-                "INSERT INTO texts VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                f"INSERT INTO texts ({_TEXT}) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (_text_record(first + n, group, rows) for n, group in enumerate(groups)),
                 rows,
             )
@@ -149,6 +191,7 @@ class DocumentStore(StoreReader):
                 (_item_record(number + n, source, rows[place]) for n, (source, place) in enumerate(kept)),
                 rows,
             )
+        self._met.update(*(row.metadata for row in rows))
         self.num_skipped += len(rows) - len(kept)
         return np.array([place for _, place in kept], dtype=np.int64)
 
@@ -178,15 +221,21 @@ class DocumentStore(StoreReader):
     def set_metadata(self, changes: Iterable[tuple[str, str]]) -> None:
         """Replace the metadata of texts: (JSON, id) each."""
         with self._transaction():
-            self._connection.executemany("UPDATE texts SET metadata = ? WHERE id = ?", changes)
+            for metadata, name in changes:
+                self._connection.execute("UPDATE texts SET metadata = ? WHERE id = ?", (metadata, name))
+                self._met.update(json.loads(metadata))
 
     def compact_into(self, path: Path) -> None:
         """Write the rows to a new store, numbered from 0 in the same order, without what was deleted."""
+        log = log_of(self._path).exists()
         with self.create(path) as compacted:  # the new one is what is written to: its journal is in memory
             try:
-                compacted._connection.execute("ATTACH ? AS old", (f"{self._path.resolve().as_uri()}?mode=ro",))
+                compacted._connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # of what is attached, too
+                compacted._connection.execute("ATTACH ? AS old", (reading_uri(self._path, log=log),))
                 with compacted._transaction():
-                    compacted._connection.execute("INSERT INTO texts SELECT * FROM old.texts ORDER BY number")
+                    compacted._connection.execute(
+                        f"INSERT INTO texts ({_TEXT}) SELECT {_TEXT} FROM old.texts ORDER BY number"
+                    )
                     compacted._connection.execute(
                         "INSERT INTO main.items SELECT ROW_NUMBER() OVER (ORDER BY number) - 1, source, "
                         '"start", "end", derived, word FROM old.items ORDER BY number'
@@ -194,15 +243,45 @@ class DocumentStore(StoreReader):
                 compacted._connection.execute("DETACH old")
             except sqlite3.Error as error:
                 raise ArtifactError(f"{self._path} cannot be compacted ({error})") from error
+            compacted._met.update(compacted.columns())
+            compacted.index_columns()
             compacted.optimize()
+            compacted.seal()
 
     def optimize(self) -> None:
         """Merge the parts of the full text, so that a search reads one."""
         self._connection.execute(fulltext.OPTIMIZE)
 
+    def index_columns(self) -> None:
+        """Index the metadata columns of the rows that were added; from then on SQLite keeps their indexes itself."""
+        new = sorted(name for name in self._met - self.indexed.keys() if can_be_named(name))
+        numbers = range(len(self.indexed), MAX_COLUMNS)
+        with self._transaction():
+            for name, number in zip(new, numbers, strict=False):
+                self._connection.execute("INSERT INTO columns VALUES (?, ?)", (number, name))
+                for column, expression in generated_columns(name, number).items():
+                    self._connection.execute(f"ALTER TABLE texts ADD COLUMN {column} AS ({expression})")
+                    self._connection.execute(
+                        f"CREATE INDEX texts_by_{column} ON texts ({column}) WHERE {column} IS NOT NULL"
+                    )
+                self.indexed[name] = number
+            if new:
+                columns = [f", {each}" for name, n in self.indexed.items() for each in generated_columns(name, n)]
+                self._connection.execute("DROP VIEW rows")
+                self._connection.execute(_VIEW.format(columns="".join(columns)))
+
+    def _bring_up_to_date(self) -> None:
+        """Give a store of the version before its indexed columns."""
+        if self._query("PRAGMA user_version")[0][0] == PLAIN_VERSION:
+            self._connection.execute("CREATE TABLE columns (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL)")
+            self._met.update(self.columns())
+            self.index_columns()
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
     def _prepare_writing(self) -> None:
         # Only a finished file is ever read, so nothing is lost by not syncing each step; undoing needs a journal still.
-        for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
+        journal = () if self._appending else ("journal_mode = MEMORY",)
+        for pragma in (*journal, "synchronous = OFF", "cache_size = -65536", "secure_delete = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
 
     def _next(self, table: str) -> int:
@@ -230,7 +309,7 @@ class DocumentStore(StoreReader):
             raise
 
 
-def _text_id(row: Row) -> str:
+def text_id(row: Row) -> str:
     """Return the id of the text that a row stands in."""
     return row.id.removesuffix(f"#{row.start}-{row.end}") if row.start is not None else row.id
 
@@ -243,8 +322,8 @@ def _by_text(rows: Sequence[Row]) -> Iterator[range]:
             continue
         if following is not None and row.start is not None and following.start is not None:
             spans = (row.start, row.end or 0) < (following.start, following.end or 0)
-            derived = _text_id(row) != row.id and _text_id(following) != following.id
-            if spans and derived and _text_id(row) == _text_id(following) and row.text == following.text:
+            derived = text_id(row) != row.id and text_id(following) != following.id
+            if spans and derived and text_id(row) == text_id(following) and row.text == following.text:
                 continue
         yield range(start, place + 1)
         start = place + 1
@@ -252,9 +331,9 @@ def _by_text(rows: Sequence[Row]) -> Iterator[range]:
 
 def _text_record(number: int, places: range, rows: Sequence[Row]) -> tuple[int, str, str, str, int]:
     row = rows[places.start]
-    return number, _text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
+    return number, text_id(row), row.text, metadata_json(row.metadata), content_hash(row.text)
 
 
 def _item_record(number: int, source: int, row: Row) -> tuple[int, int, int | None, int | None, bool, str | None]:
     word = None if row.start is None else word_form(row.text[row.start : row.end])
-    return number, source, row.start, row.end, _text_id(row) != row.id, word
+    return number, source, row.start, row.end, text_id(row) != row.id, word

@@ -20,7 +20,9 @@ from ctxembed.vectors import Row
 
 Numbers: TypeAlias = NDArray[np.int64]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+PLAIN_VERSION = 2
+"""Of stores without indexed metadata columns: they are read as they are, and brought to this one when they change."""
 _SELECT = 'SELECT number, id, text, "start", "end", metadata FROM rows'
 _MAX_VALUES = 500
 
@@ -48,6 +50,8 @@ class StoreReader:
         self._connection = connection
         self.num_skipped = 0
         """Rows that ``add`` left out because their id was taken."""
+        self.indexed: dict[str, int] = {}
+        """Metadata columns that conditions find by an index, with their numbers; see ``filters.generated_columns``."""
 
     def __len__(self) -> int:
         return int(self._query("SELECT COUNT(*) FROM items")[0][0])
@@ -91,15 +95,24 @@ class StoreReader:
             name, int(start), int(end),
         )  # fmt: skip
 
-    def select(self, where: Filter, *, among: Iterable[int] | None = None) -> NDArray[np.int64]:
-        """Return the numbers of the rows that satisfy a condition, ascending; of some rows only, if they are named."""
-        condition, values = where.sql()
+    def select(
+        self, where: Filter, *, among: Iterable[int] | None = None, limit: int | None = None
+    ) -> NDArray[np.int64]:
+        """Return the numbers of rows that satisfy a condition, ascending.
+
+        Args:
+            where: The condition.
+            among: Only these rows.
+            limit: So many at most, any of them.
+        """
+        condition, values = where.sql(self.indexed)
         sql = f"SELECT number FROM rows WHERE ({condition})"
         if among is not None:
-            sql += " AND number IN (SELECT value FROM json_each(?))"
+            sql = f"{sql} AND number IN (SELECT value FROM json_each(?))"
             values = [*values, json.dumps([int(number) for number in among])]
-        found = self._query(f"{sql} ORDER BY number", *values)
-        return np.fromiter((number for (number,) in found), dtype=np.int64, count=len(found))
+        if limit is not None:
+            sql += f" LIMIT {int(limit)}"
+        return np.sort(self._numbers(sql, *values))
 
     def columns(self) -> list[str]:
         """Return the names of all metadata columns; that reads every row."""
@@ -132,7 +145,7 @@ class StoreReader:
         if lost:
             raise ArtifactError(f"{self._path} has {lost} rows without a text: build the index again")
 
-    def search_text(self, query: str, *, k: int, where: Filter | None = None) -> list[tuple[int, float]]:
+    def search_text(self, query: str, *, k: int, among: Numbers | None = None) -> list[tuple[int, float]]:
         """Find the k rows that answer a query's words best, by BM25 (Robertson et al. 1994; k1 1.2, b 0.75, as FTS5).
 
         Words that do grammar's work are left out where others are given, and words that occur in very many rows
@@ -141,7 +154,7 @@ class StoreReader:
         Args:
             query: Any text; nothing in it is syntax.
             k: Rows wanted, at least 1.
-            where: A condition on the rows; the frequency of a word is that among all rows.
+            among: The rows that may be found; the frequency of a word is that among all rows.
 
         Returns:
             Numbers with their BM25, above 0, best first, equal ones by number; rows without any of the words are none.
@@ -153,13 +166,12 @@ class StoreReader:
         chosen = fulltext.affordable(counts)
         if not chosen:
             return []
-        sql = "SELECT rowid, -rank FROM words WHERE words MATCH ?"
+        sql = "SELECT rowid, -rank AS score FROM words WHERE words MATCH ?"
         values: list[Scalar] = [fulltext.any_of(chosen)]
-        if where is not None:  # looked up for the matches alone, not for every row
-            condition, more = where.sql()
-            sql += f" AND EXISTS (SELECT 1 FROM rows WHERE rows.number = words.rowid AND ({condition}))"
-            values += more
-        found = self._query(f"{sql} ORDER BY rank, rowid LIMIT ?", *values, k)
+        if among is not None:  # the plus keeps SQLite from a search of its own for each of these rows
+            sql += " AND +rowid IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(among.tolist()))
+        found = self._query(f"{sql} ORDER BY score DESC, rowid LIMIT ?", *values, k)
         return [(number, float(score)) for number, score in found]
 
     def close(self) -> None:
@@ -174,12 +186,14 @@ class StoreReader:
 
     def _check_schema(self) -> None:
         version = self._query("PRAGMA user_version")[0][0]
-        if version != SCHEMA_VERSION:
+        if version not in (PLAIN_VERSION, SCHEMA_VERSION):
             raise ArtifactError(
                 f"{self._path} has schema version {version}, this ctxembed reads {SCHEMA_VERSION}: "
                 "use the ctxembed that wrote it, or build the index again"
             )
         self._query(f"{_SELECT} LIMIT 1")
+        if version == SCHEMA_VERSION:
+            self.indexed = dict(self._query("SELECT name, number FROM columns"))
 
     def _query(self, sql: str, *values: Scalar) -> list[tuple[Any, ...]]:
         try:

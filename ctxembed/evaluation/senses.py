@@ -71,6 +71,7 @@ def evaluate_senses(
     static: TextEncoder | None = None,
     k: int | None = None,
     method: Method = "k-means",
+    alike: float | None = None,
     seed: int = 1,
 ) -> list[dict[str, Any]]:
     """Group the uses of a word and score the groups beside groupings that know nothing of context, or of anything.
@@ -82,6 +83,7 @@ def evaluate_senses(
         static: Gives the mean static vector of each sentence, for the static-context baseline.
         k: How many groups; found by how the uses fall apart where None.
         method: See ``clusters``.
+        alike: See ``clusters``.
         seed: Decides every random choice.
 
     Returns:
@@ -89,9 +91,18 @@ def evaluate_senses(
         found, and static contexts grouped in the same way.
     """
     occurrences = [Occurrence(str(n), usage, word.word) for n, usage in enumerate(word.usages)]
-    labels = find_senses(
-        word.word, occurrences, vectors, contexts=contexts, k=k, method=method, seed=seed, with_stability=False
-    ).clusters.labels
+    found = find_senses(
+        word.word,
+        occurrences,
+        vectors,
+        contexts=contexts,
+        k=k,
+        method=method,
+        alike=alike,
+        seed=seed,
+        with_stability=False,
+    )
+    labels = found.clusters.labels
     number, size = int(labels.max()) + 1, len(labels)
     systems: dict[str, ArrayLike] = {
         "found": labels,

@@ -34,15 +34,20 @@ from ctxembed.index.manifest import (
     old_version,
 )
 from ctxembed.index.records import IndexFile, IndexRecord
+from ctxembed.index.rows import finished, names_of, open_next, rows_path
 from ctxembed.index.v1 import generation_v1, read_v1
 from ctxembed.index.vector_index import VectorIndex, write_index
-from ctxembed.runtime import existing, release_memory, synced, writing
+from ctxembed.runtime import existing, release_memory, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, Row, checked_vectors
 
 SAMPLED_ROWS = 20_000
 """Rows from which the distribution of similarities is drawn."""
+SMALL_VALUES = 1_000_000
+"""Rows times width of a flat vector index that is written again by every addition: some 4 MB."""
+ABSORBED = 8
+"""A larger one is written again with additions of more than one such part of its rows."""
 
 Parts = Iterable[tuple[Sequence[Row], NDArray[Any]]]
 
@@ -139,14 +144,16 @@ def build_folder(
     with locked(path, wait=wait):
         generation = _generation(path) + 1
         with _undone_on_error(path, generation), writing(path):
-            rows_path = path / f"rows.{generation}.sqlite"
-            rows_path.unlink(missing_ok=True)
-            written = Written()
-            with DocumentStore.create(rows_path) as store:
+            for name in names_of(generation):
+                (path / name).unlink(missing_ok=True)
+            written, rows = Written(), rows_path(path, generation)
+            with DocumentStore.create(rows) as store:
                 blocks = stored_blocks(parts, store, written, dimension=dimension, on_duplicate=on_duplicate)
                 indexes = _written_index(blocks, path, generation, dimension=dimension, options=options)
                 num_skipped = store.num_skipped
+                store.index_columns()
                 store.optimize()
+                store.seal()
             manifest = IndexManifest(
                 generation=generation,
                 rows=written.rows,
@@ -159,7 +166,7 @@ def build_folder(
                 num_zero=written.num_zero,
                 num_skipped=num_skipped,
                 similarities=similarities(path, indexes),
-                rows_file=finished_rows(rows_path),
+                rows_file=IndexFile.flushed(rows),
                 indexes=indexes,
             )
             manifest.publish(path)
@@ -198,9 +205,11 @@ class Change:
     folder: IndexFolder
     """The generation that the change begins with."""
     store: DocumentStore
-    """A copy of its rows, which becomes the next generation's."""
+    """The rows of the next generation."""
     path: Path
     generation: int
+    touched: int
+    """Rows that change, roughly."""
 
     def delete(self, numbers: Numbers) -> None:
         """Delete rows, and count the zero vectors among them."""
@@ -215,11 +224,15 @@ class Change:
         )
 
     def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> None:
-        """Add rows with vectors: to the last vector index if that is small and flat, in one of their own otherwise."""
+        """Add rows with vectors: to the last vector indexes if they are flat and small beside what is added to them."""
         manifest, written = self.folder.manifest, Written()
         kept = list(manifest.indexes)
         absorbed = 0
-        while kept and kept[-1].kind == "flat" and (absorbed + kept[-1].rows) * manifest.dimension <= FLAT_VALUES:
+        while kept and kept[-1].kind == "flat":
+            values, together = kept[-1].rows * manifest.dimension, (absorbed + kept[-1].rows) * manifest.dimension
+            beside = (absorbed + self.touched) * manifest.dimension
+            if together > FLAT_VALUES or values > max(SMALL_VALUES, ABSORBED * beside):
+                break
             absorbed += kept.pop().rows
         first = sum(index.rows for index in kept)
         blocks = stored_blocks(parts, self.store, written, dimension=manifest.dimension, on_duplicate=on_duplicate)
@@ -239,10 +252,13 @@ class Change:
 
     def publish(self) -> None:
         """Make the change real."""
+        self.store.index_columns()
+        self.store.seal()
         self.store.close()
-        rows_file = finished_rows(self.path / f"rows.{self.generation}.sqlite")
-        manifest = dataclasses.replace(self.folder.manifest, generation=self.generation, rows_file=rows_file)
-        manifest.publish(self.path)
+        rows_file, rows_log = finished(self.path, self.folder.manifest)
+        dataclasses.replace(
+            self.folder.manifest, generation=self.generation, rows_file=rows_file, rows_log=rows_log
+        ).publish(self.path)
 
 
 def delete_rows(path: str | Path, *, where: str | None = None, ids: Sequence[str] = (), wait: bool = False) -> int:
@@ -270,21 +286,24 @@ def delete_rows(path: str | Path, *, where: str | None = None, ids: Sequence[str
                 raise InvalidInputError(f"no row has the id {name!r}: ids are matched exactly, check the spelling")
         numbers = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
         if len(numbers):
-            with change(folder) as changed:
+            with change(folder, touched=len(numbers)) as changed:
                 changed.delete(numbers)
         return len(numbers)
 
 
 @contextlib.contextmanager
-def change(folder: IndexFolder) -> Iterator[Change]:
-    """Copy the rows, let them be changed, and publish; on an error nothing has happened. Hold the lock around it."""
+def change(folder: IndexFolder, *, touched: int) -> Iterator[Change]:
+    """Prepare the next rows, let them be changed, and publish; on an error nothing has happened. Hold the lock.
+
+    Args:
+        folder: The present generation.
+        touched: Rows that will change, roughly: it decides how the change is written.
+    """
     path, generation = folder.path, folder.manifest.generation + 1
-    rows_path = path / f"rows.{generation}.sqlite"
     with _undone_on_error(path, generation), writing(path):
         folder.manifest.clean(path)
-        shutil.copyfile(path / folder.manifest.rows_file.name, rows_path)
-        with DocumentStore.open(rows_path, readonly=False) as store:
-            changed = Change(folder, store, path, generation)
+        with open_next(path, folder.manifest, touched=touched) as store:
+            changed = Change(folder, store, path, generation, touched)
             yield changed
             changed.publish()
 
@@ -310,13 +329,12 @@ def _compact(folder: IndexFolder) -> bool:
     manifest, path = folder.manifest, folder.path
     kinds = [index.kind for index in manifest.indexes]
     plan = plan_index(manifest.rows, manifest.dimension, manifest.options)
-    if not manifest.deleted and kinds in ([], [plan.kind]):
+    if not manifest.deleted and manifest.rows_log is None and kinds in ([], [plan.kind]):
         return False
     generation = manifest.generation + 1
     with _undone_on_error(path, generation), writing(path):
         manifest.clean(path)
-        rows_path = path / f"rows.{generation}.sqlite"
-        folder.store.compact_into(rows_path)
+        folder.store.compact_into(rows_path(path, generation))
         indexes = _written_index(
             folder.blocks(), path, generation, dimension=manifest.dimension, options=manifest.options
         )
@@ -325,7 +343,8 @@ def _compact(folder: IndexFolder) -> bool:
             generation=generation,
             deleted=0,
             similarities=similarities(path, indexes),
-            rows_file=finished_rows(rows_path),
+            rows_file=IndexFile.flushed(rows_path(path, generation)),
+            rows_log=None,
             indexes=indexes,
         ).publish(path)
     return True
@@ -357,12 +376,6 @@ def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | No
     return Calibration.of_background(drawn) if len(drawn) else None
 
 
-def finished_rows(path: Path) -> IndexFile:
-    """Flush a rows file to the disk and describe it."""
-    synced(path)
-    return IndexFile.describe(path)
-
-
 def _generation(path: Path) -> int:
     """Return the number of the generation that is there, 0 for none."""
     if not (path / MANIFEST).exists():
@@ -377,6 +390,6 @@ def _undone_on_error(path: Path, generation: int) -> Iterator[None]:
         yield
     except BaseException:
         if not (path / MANIFEST).exists() or _generation(path) != generation:
-            for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", f"rows.{generation}.sqlite"):
+            for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", *names_of(generation)):
                 (path / name).unlink(missing_ok=True)
         raise

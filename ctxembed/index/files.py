@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.kinds import HNSW_LINKS, ITERATIONS, Plan, Storage
-from ctxembed.runtime import release_memory, synced, writing
+from ctxembed.runtime import release_memory, writing
 from ctxembed.types import Vectors
 from ctxembed.vectors import checked_vectors
 
@@ -49,7 +49,7 @@ def _header(dimension: int, storage: Storage, rows: int) -> bytes:
 
 
 def write_vectors(path: Path, blocks: Iterable[NDArray[Any]], *, dimension: int, storage: Storage) -> int:
-    """Write vectors block by block and flush them to the disk.
+    """Write vectors block by block; ``records.flushed`` brings them to the disk for good.
 
     Args:
         path: A new file.
@@ -77,7 +77,6 @@ def write_vectors(path: Path, blocks: Iterable[NDArray[Any]], *, dimension: int,
             rows += len(stored)
         stream.seek(0)
         stream.write(_header(dimension, storage, rows))
-    synced(path)
     return rows
 
 
@@ -196,7 +195,7 @@ def prepare_training(index: Any, *, seed: int) -> None:
 
 
 def save_faiss(index: Any, path: Path, *, kind: str) -> None:
-    """Write a FAISS index to a new file and flush it; a graph without the vectors, which have a file of their own.
+    """Write a FAISS index to a new file; a graph without the vectors, which have a file of their own.
 
     Raises:
         ArtifactError: If the file cannot be written.
@@ -209,7 +208,6 @@ def save_faiss(index: Any, path: Path, *, kind: str) -> None:
             faiss.write_index(index, str(path), faiss.IO_FLAG_SKIP_STORAGE if kind == "hnsw" else 0)
         except RuntimeError as error:
             raise ArtifactError(f"{path} cannot be written ({first_line(error)}): is the disk full?") from error
-    synced(path)
 
 
 def open_faiss(path: Path, flags: int) -> Any:

@@ -24,6 +24,8 @@ HASHED_BYTES = 64 * 2**20
 """Files of no more bytes are compared with their sha256 whenever the index is opened; larger ones by `verify`."""
 _TRIES = 20
 _KEPT_CONDITIONS = 32
+FEW_ROWS = 5_000
+"""Rows that satisfy a condition at most, to be listed before anything else is looked at: some milliseconds."""
 
 
 class IndexFolder:
@@ -37,6 +39,7 @@ class IndexFolder:
         deleted = store.deleted() if manifest.deleted else np.empty(0, dtype=np.int64)
         self._alive = None if not len(deleted) else _mask(manifest.numbers, deleted, value=False)
         self.matching = lru_cache(_KEPT_CONDITIONS)(self._matching)
+        self.few_matching = lru_cache(_KEPT_CONDITIONS)(self._few_matching)
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = False) -> Self:
@@ -69,8 +72,13 @@ class IndexFolder:
         hashes = verify or sum(file.bytes for file in manifest.files()) <= HASHED_BYTES
         manifest.rows_file.check(path, hashes=hashes)
         indexes = [VectorIndex.attach(path, record, verify=hashes) for record in manifest.indexes]
-        store = DocumentStore.open(path / manifest.rows_file.name)
+        log = manifest.rows_log
+        if log is not None:
+            log.check(path, hashes=True)
+        store = DocumentStore.open(path / manifest.rows_file.name, log=log is not None)
         try:
+            if log is not None:  # had it been removed meanwhile, the file would have been opened alone
+                log.check(path, hashes=False)
             return cls(path, manifest, store, indexes)
         except BaseException:
             store.close()
@@ -127,6 +135,14 @@ class IndexFolder:
         if not len(found):
             self.check_columns(parsed)
         return found
+
+    def _few_matching(self, condition: str) -> Numbers | None:
+        """Return what ``matching`` does if that is no more than ``FEW_ROWS`` numbers, None if it is more."""
+        parsed = parse(condition)
+        found = self.store.select(parsed, limit=FEW_ROWS + 1)
+        if not len(found):
+            self.check_columns(parsed)
+        return found if len(found) <= FEW_ROWS else None
 
     def check_columns(self, condition: Filter) -> None:
         """Refuse a condition that names a column which no row has; an index without rows has every column."""

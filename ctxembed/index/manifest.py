@@ -1,8 +1,9 @@
 """The manifest of an index folder: the one file whose replacement makes a change real.
 
-Every other file carries the generation that wrote it in its name and never changes afterwards. Rows are one SQLite
-file, written anew (copied, then changed) by every change; vectors are a list of vector indexes, of which a change adds
-one or replaces the last ones. So a reader that opened a generation keeps it, whatever happens beside it.
+Every other file carries its generation in its name and never changes afterwards. Rows are one SQLite file; a change
+copies and then changes it, or, where that would take long, links it and writes a log beside it (``rows``). Vectors are
+a list of vector indexes, of which a change adds one or replaces the last ones. So a reader that opened a generation
+keeps it, whatever happens beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ METRIC = "cosine"
 BUILDING, ADDING = ".building", ".adding"
 """Where the vectors of a build or an addition wait until it is done."""
 
-OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite(?:-journal)?)")
+OWN_FILE = re.compile(r"(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite(?:-journal|-wal|-shm)?)")
 TEMPORARY = re.compile(r"\.(?:(?:index|vectors)\.\d+\.faiss|rows\.\d+\.sqlite|manifest\.json)\.\d+\.tmp")
 
 
@@ -65,6 +66,8 @@ class IndexManifest:
     similarities: Calibration | None
     """How alike random pairs of rows are; None where fewer than two rows have a vector."""
     rows_file: IndexFile
+    rows_log: IndexFile | None = None
+    """What has changed in the rows since the file was written; SQLite reads both as one."""
     indexes: tuple[IndexRecord, ...]
 
     @property
@@ -75,6 +78,8 @@ class IndexManifest:
     def files(self) -> Iterator[IndexFile]:
         """Yield every file that the manifest names."""
         yield self.rows_file
+        if self.rows_log is not None:
+            yield self.rows_log
         for index in self.indexes:
             yield from index.files.values()
 
@@ -96,6 +101,7 @@ class IndexManifest:
             "num_skipped": self.num_skipped,
             "similarities": self.similarities.record() if self.similarities else None,
             "rows_file": dataclasses.asdict(self.rows_file),
+            "rows_log": dataclasses.asdict(self.rows_log) if self.rows_log else None,
             "indexes": [index.to_json() for index in self.indexes],
         }
         return values | {"sha256": _digest(values)}
@@ -122,6 +128,7 @@ class IndexManifest:
                 similarities=Calibration.from_record(record["similarities"]) if record["similarities"] else None,
                 options=IndexOptions(**record["options"]),
                 rows_file=IndexFile(**record["rows_file"]),
+                rows_log=IndexFile(**record["rows_log"]) if record.get("rows_log") else None,
                 indexes=tuple(IndexRecord.from_json(index) for index in record["indexes"]),
                 **{key: record[key] for key in _PLAIN},
             )

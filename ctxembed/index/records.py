@@ -11,7 +11,7 @@ from typing import Any
 from ctxembed.errors import ArtifactError
 from ctxembed.index.kinds import Storage
 from ctxembed.index.tuning import Measured
-from ctxembed.runtime import sha256_file
+from ctxembed.runtime import sha256_file, synced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,12 @@ class IndexFile:
     def describe(cls, path: Path) -> IndexFile:
         """Measure a file that is finished."""
         return cls(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+    @classmethod
+    def flushed(cls, path: Path) -> IndexFile:
+        """Flush a finished file to the disk and measure it."""
+        synced(path)
+        return cls.describe(path)
 
     def check(self, folder: Path, *, hashes: bool) -> None:
         """Compare a file with its record.

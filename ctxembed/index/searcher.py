@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
+from operator import gt
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ EXACT_ROWS = 20_000
 EXACT_SHARE = 0.02
 FEW_ROWS = 100
 """So few rows train no codes that could be relied on: an approximate index of them is searched exactly."""
+SHORT = 100
+"""Results of one query that are looked through without arrays, which is faster for so few."""
 MAX_EF = 4096
 READ_BYTES = 512 * 2**20
 """Codes of no more bytes are read: that takes less than a second, and they are scanned a tenth faster than mapped."""
@@ -125,6 +129,8 @@ class Searcher:
             scores, places = self.exact.nearest(queries, k, everything)
         else:
             scores, places = self._search(queries, k, selected, count)
+        if len(scores) == 1 and k <= SHORT and _falls(scores[0].tolist()):
+            return scores, places
         if not np.isfinite(np.vdot(scores, scores)) and not np.isfinite(scores).all():
             raise InvalidInputError("an inner product is beyond float32: normalise the vectors to unit length first")
         if (scores[:, 1:] >= scores[:, :-1]).any():  # a tie, or not in order yet
@@ -137,7 +143,7 @@ class Searcher:
             scores, places = self._index.search(queries, k)
         else:
             scores, places = self._selected(queries, k, selected, count)
-        if (places < 0).any():  # an approximate search may come back with less than there is
+        if places[:, -1].min() < 0:  # an approximate search may come back with less than there is
             missing = (places < 0).any(axis=1)
             everything = np.arange(len(self.exact)) if selected is None else np.flatnonzero(selected)
             scores[missing], places[missing] = self.exact.nearest(queries[missing], k, everything)
@@ -183,3 +189,8 @@ class Searcher:
         scores, places = np.take_along_axis(scores, order, axis=1), np.take_along_axis(places, order, axis=1)
         places[~np.take_along_axis(good, order, axis=1)] = -1
         return scores, places
+
+
+def _falls(scores: list[float]) -> bool:
+    """Tell whether finite scores fall from each to the next: the common case, told faster than by arrays."""
+    return isfinite(scores[0]) and isfinite(scores[-1]) and all(map(gt, scores, scores[1:]))

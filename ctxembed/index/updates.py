@@ -1,25 +1,26 @@
-"""Documents into an index that is there: only what is new or has changed is embedded."""
+"""Documents or vectors into an index that is there: only what is new or has changed is embedded, or taken over."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ctxembed.errors import InvalidInputError
-from ctxembed.index.changes import change, locked
+from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
 from ctxembed.runtime import existing
-from ctxembed.store import content_hash, metadata_json
+from ctxembed.store import StoredText, content_hash, metadata_json, text_id
 from ctxembed.types import Document
 from ctxembed.units import AnyEncoder, embed_corpus
-from ctxembed.vectors import encoder_settings
+from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
 OnExisting: TypeAlias = Literal["error", "skip", "update"]
 
@@ -29,7 +30,7 @@ _BATCH = 1024
 
 @dataclass
 class Additions:
-    """What an addition met; counts are of documents."""
+    """What an addition met; counts are of documents, or of the texts that vectors belong to."""
 
     added: int = 0
     updated: int = 0
@@ -111,19 +112,85 @@ def add_documents(
             on_progress=on_progress,
             part_rows=PART_ROWS,
         )
-        met.rows = len(folder)
-        if len(vectors) or met.replaced or met.metadata:
-            with change(folder) as changed:
-                if met.replaced:
-                    changed.delete(np.concatenate([folder.store.numbers_of(name) for name in met.replaced]))
-                changed.store.set_metadata(met.metadata)
-                if len(vectors):
-                    changed.add(vectors.iter_parts(), on_duplicate="skip" if on_existing == "skip" else "error")
-                met.skipped += changed.store.num_skipped
-                met.added -= changed.store.num_skipped
-                met.rows = folder.manifest.rows
+        _carry_out(folder, met, vectors.iter_parts() if len(vectors) else None, len(vectors), on_existing)
         shutil.rmtree(path / ADDING, ignore_errors=True)
     return met
+
+
+def add_vectors(
+    path: str | Path, vectors: VectorFolder, *, on_existing: OnExisting = "error", wait: bool = False
+) -> Additions:
+    """Add the rows of a vector folder to an index that the same model made, or bring the ones it has up to date.
+
+    A text with the id, the wording and the metadata of one that is there is counted and passed over.
+
+    Args:
+        path: The index.
+        vectors: Read twice, a part at a time.
+        on_existing: See ``add_documents``; of texts, with all of their rows.
+        wait: Wait for another process that is changing the index.
+
+    Raises:
+        InvalidInputError: If an id is taken, or another process is changing the index; nothing has changed then.
+        ArtifactError: If the index is damaged, or the vectors are of another model, unit, layer or width.
+    """
+    path = existing(path)
+    with locked(path, wait=wait), IndexFolder.open(path) as folder:
+        _check_made_alike(folder, vectors)
+        met = Additions()
+        chosen = [_new_rows(rows, folder, on_existing, met) for rows, _ in vectors.iter_parts()]
+        new = sum(int(part.sum()) for part in chosen)
+        _carry_out(folder, met, _taken(vectors, chosen) if new else None, new, on_existing)
+    return met
+
+
+def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: int, on_existing: OnExisting) -> None:
+    """Make what was met a change of the index; ``new`` is the number of rows in ``parts``."""
+    met.rows = len(folder)
+    if parts is None and not met.replaced and not met.metadata:
+        return
+    replaced = np.concatenate([np.empty(0, np.int64), *(folder.store.numbers_of(name) for name in met.replaced)])
+    with change(folder, touched=new + len(replaced) + len(met.metadata)) as changed:
+        if len(replaced):
+            changed.delete(replaced)
+        changed.store.set_metadata(met.metadata)
+        if parts is not None:
+            changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
+        met.skipped += changed.store.num_skipped
+        met.added -= changed.store.num_skipped
+        met.rows = folder.manifest.rows
+
+
+def _check_made_alike(folder: IndexFolder, vectors: VectorFolder) -> None:
+    """Refuse vectors that were made otherwise than those that are there."""
+    old, new = folder.manifest, model_record(vectors.settings)
+    if (old.model and old.model.fingerprint) != (new and new.fingerprint):
+        makers = [f"{m.name} ({m.fingerprint[:12]})" if m else "an unknown model" for m in (old.model, new)]
+        raise ArtifactError(f"{folder.path} was made with {makers[0]}, the vectors with {makers[1]}: use the former")
+    for name, there, here in [
+        ("width", old.dimension, vectors.dimension),
+        ("unit", old.unit, vectors.settings.get("unit", "sentence")),
+        ("layer", old.settings.get("layer"), vectors.settings.get("layer")),
+    ]:
+        if there != here:
+            raise ArtifactError(f"{folder.path} has {name} {there!r}, the vectors {here!r}: add vectors made alike")
+
+
+def _new_rows(rows: Sequence[Row], folder: IndexFolder, on_existing: OnExisting, met: Additions) -> NDArray[np.bool_]:
+    """Tell which rows are new here, (N,); what becomes of the others is noted."""
+    texts = [(name, list(group)) for name, group in itertools.groupby(rows, key=text_id)]
+    known = folder.store.known_texts([name for name, _ in texts])
+    chosen = [
+        np.full(len(group), _is_new(Document(name, group[0].text, group[0].metadata), known, folder, on_existing, met))
+        for name, group in texts
+    ]
+    return np.concatenate([np.empty(0, dtype=np.bool_), *chosen])
+
+
+def _taken(vectors: VectorFolder, chosen: Sequence[NDArray[np.bool_]]) -> Parts:
+    """Yield the chosen rows of each part with their vectors."""
+    for (rows, array), here in zip(vectors.iter_parts(), chosen, strict=True):
+        yield list(itertools.compress(rows, here)), array[here]
 
 
 def _check_maker(folder: IndexFolder, encoder: AnyEncoder) -> None:
@@ -155,28 +222,34 @@ def _new_or_changed(
     batch: Sequence[Document], folder: IndexFolder, on_existing: OnExisting, met: Additions
 ) -> Iterator[Document]:
     known = folder.store.known_texts([document.id for document in batch])
-    for document in batch:
-        there = known.get(document.id)
-        if there is None:
-            met.added += 1
-            yield document
-            continue
-        metadata = metadata_json(document.metadata)
-        same_text = there.content_hash == content_hash(document.text)
-        if same_text and there.metadata == metadata:
-            met.unchanged += 1
-        elif on_existing == "error":
-            what = "metadata" if same_text else "text"
-            raise InvalidInputError(
-                f"id {document.id!r} is in {folder.path} with other {what}: `ctxembed index update` replaces it, "
-                "--on-duplicate skip keeps it"
-            )
-        elif on_existing == "skip":
-            met.skipped += 1
-        elif same_text:
-            met.metadata_only += 1
-            met.metadata.append((metadata, document.id))
-        else:
-            met.updated += 1
-            met.replaced.append(document.id)
-            yield document
+    return (document for document in batch if _is_new(document, known, folder, on_existing, met))
+
+
+def _is_new(
+    document: Document, known: Mapping[str, StoredText], folder: IndexFolder, on_existing: OnExisting, met: Additions
+) -> bool:
+    """Tell whether the vectors of a document are to be added; what becomes of it otherwise is noted."""
+    there = known.get(document.id)
+    if there is None:
+        met.added += 1
+        return True
+    metadata = metadata_json(document.metadata)
+    same_text = there.content_hash == content_hash(document.text)
+    if same_text and there.metadata == metadata:
+        met.unchanged += 1
+    elif on_existing == "error":
+        what = "metadata" if same_text else "text"
+        raise InvalidInputError(
+            f"id {document.id!r} is in {folder.path} with other {what}: `ctxembed index update` replaces it, "
+            "--on-duplicate skip keeps it"
+        )
+    elif on_existing == "skip":
+        met.skipped += 1
+    elif same_text:
+        met.metadata_only += 1
+        met.metadata.append((metadata, document.id))
+    else:
+        met.updated += 1
+        met.replaced.append(document.id)
+        return True
+    return False

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index.files import BLOCK_ROWS, ExactVectors, save_faiss, train_and_add, write_vectors
-from ctxembed.index.kinds import IndexOptions, plan_index
+from ctxembed.index.files import BLOCK_ROWS, ExactVectors, Places, save_faiss, train_and_add, write_vectors
+from ctxembed.index.kinds import IndexOptions, Plan, plan_index
 from ctxembed.index.records import IndexFile, IndexRecord
 from ctxembed.index.searcher import Mask, Searcher
 from ctxembed.index.tuning import held_out, measure, training_sample, true_neighbours, tune
-from ctxembed.runtime import existing, synced, write_json
+from ctxembed.runtime import existing, write_json
 from ctxembed.types import Vectors
 from ctxembed.vectors import MANIFEST, checked_vectors, read_manifest
 
@@ -174,7 +175,9 @@ class VectorIndex:
         if not len(array) or not k:
             return Neighbours(np.zeros((len(array), k), np.float32), np.zeros((len(array), k), np.int64))
         scores, places = self._searcher.search(array, k, selected)
-        return Neighbours(scores, places + self.record.first if self._ids is None else self._ids[places])
+        if self._ids is not None:
+            return Neighbours(scores, self._ids[places])
+        return Neighbours(scores, places + self.record.first if self.record.first else places)
 
     def take(self, places: Ids) -> Vectors:
         """Return the exact vectors of rows by their place, from 0, float32 (N, D)."""
@@ -245,24 +248,29 @@ def write_index(
     plan = plan_index(rows, dimension, options)
     exact = ExactVectors(paths["vectors"], rows=rows, dimension=dimension, storage=options.storage)
     parameters, measured = {}, None
-    if plan.kind == "flat":
-        del paths["index"]
-    else:
-        queries = held_out(rows, seed=options.seed)
-        sample = training_sample(rows, plan.training_rows, queries, seed=options.seed)
-        index = train_and_add(plan, exact, storage=options.storage, sample=sample, seed=options.seed)
-        save_faiss(index, paths["index"], kind=plan.kind)
-        del index
-        searcher = Searcher.open(exact, paths["index"], kind=plan.kind, parameters={})
-        truth = true_neighbours(searcher, queries)
-        tune(searcher, truth.half(0), options.min_recall)
-        parameters, measured = searcher.parameters, measure(searcher, truth.half(1))
-    files = {role: IndexFile.describe(path) for role, path in paths.items()}
+    with ThreadPoolExecutor(1) as pool:  # flushing and hashing the vectors need not wait for the training
+        described = {role: pool.submit(IndexFile.flushed, path) for role, path in paths.items() if role != "index"}
+        if plan.kind != "flat":
+            searcher, queries = _trained(plan, exact, paths["index"], options)
+            described["index"] = pool.submit(IndexFile.flushed, paths["index"])
+            truth = true_neighbours(searcher, queries)
+            tune(searcher, truth.half(0), options.min_recall)
+            parameters, measured = searcher.parameters, measure(searcher, truth.half(1))
+        files = {role: task.result() for role, task in described.items()}
     in_memory = sum(files[role].bytes for role in _in_memory(plan.kind))
     return IndexRecord(
         first=first, rows=rows, dimension=dimension, kind=plan.kind, factory=plan.factory, storage=options.storage,
         parameters=parameters, bytes_per_row=round(in_memory / max(rows, 1), 1), files=files, measured=measured,
     )  # fmt: skip
+
+
+def _trained(plan: Plan, exact: ExactVectors, path: Path, options: IndexOptions) -> tuple[Searcher, Places]:
+    """Write an approximate index; return it opened, and the rows that it did not learn from."""
+    queries = held_out(plan.rows, seed=options.seed)
+    sample = training_sample(plan.rows, plan.training_rows, queries, seed=options.seed)
+    index = train_and_add(plan, exact, storage=options.storage, sample=sample, seed=options.seed)
+    save_faiss(index, path, kind=plan.kind)
+    return Searcher.open(exact, path, kind=plan.kind, parameters={}), queries
 
 
 def _in_memory(kind: str) -> tuple[str, ...]:
@@ -304,4 +312,3 @@ def _write_ids(path: Path, ids: Ids, rows: int) -> None:
     if (counts > 1).any():
         raise InvalidInputError(f"id {unique[counts > 1][0]} occurs twice: give each row an id of its own")
     np.save(path, ids, allow_pickle=False)
-    synced(path)

@@ -1,10 +1,17 @@
 """Uses of a word grouped into senses, on arrays: how many groups, which use is in which, and how sure that is.
 
-The number is decided by splitting. A group of uses is cut in two by 2-means on one random half of it, and the cut is
-tried on the other half: the held-out uses are projected on the line through the two centres, and what counts is how
-many standard deviations the two sides lie apart (``separation``). A single normal cloud cut through its middle gives
-2.65, whatever its width or shape; two halves of one sense that differ in grammar (a noun and the noun before another)
-give 3 to 4.5. A cut stands from ``SEPARATION``. Groups are split until no cut stands; words of one sense stay whole.
+How many senses there are is decided in two steps.
+
+1. Is there a gap? A group is cut by 2-means on one random half of it and the cut is tried on the other half: held-out
+   uses are projected on the line through the two centres, and what counts is how many standard deviations the two sides
+   lie apart (``separation``). A single normal cloud cut through its middle gives 2.65, whatever its width or shape; one
+   sense in two grammatical positions gives 3 to 4.5. A cut stands from ``SEPARATION``; groups are cut until none does.
+2. Where there is no gap, are the uses too unlike each other to be of one sense? They are if their mean cosine is below
+   the one at which two uses of a word are as likely of two senses as of one (``alike``, the threshold of the model's
+   ``calibration.Calibration``). Then there are as many senses as two halves of the uses agree on best (``agreement``,
+   as in Tibshirani and Walther 2005, with the adjusted Rand index in place of their prediction strength).
+
+The first needs no scale but finds only senses that do not blend into each other; the second sees those too.
 Letters: N uses, D width, K senses.
 """
 
@@ -25,6 +32,8 @@ Method: TypeAlias = Literal["k-means", "agglomerative", "hdbscan"]
 Labels: TypeAlias = NDArray[np.int64]
 
 MAX_SENSES = 12
+MAX_BLENDED = 6
+"""Senses at most where no gap parts them."""
 LEARNING_USES = 1000
 """Uses that clusters are learnt from: a seeded sample of more; the others go to the nearest centre."""
 SMALLEST_SHARE = 0.03
@@ -60,7 +69,14 @@ class Clusters:
         return np.bincount(self.labels, minlength=len(self))
 
 
-def cluster_uses(vectors: Vectors, *, k: int | None = None, method: Method = "k-means", seed: int = 1) -> Clusters:
+def cluster_uses(
+    vectors: Vectors,
+    *,
+    k: int | None = None,
+    method: Method = "k-means",
+    alike: float | None = None,
+    seed: int = 1,
+) -> Clusters:
     """Group uses of a word.
 
     Args:
@@ -68,6 +84,7 @@ def cluster_uses(vectors: Vectors, *, k: int | None = None, method: Method = "k-
         k: How many groups; decided by splitting where None (HDBSCAN always decides itself).
         method: How members are found once the number is known: k-means from the centres of the splits, agglomerative
             clustering with average linkage, or HDBSCAN.
+        alike: Mean cosine from which uses are one sense, if that is known of the model; only gaps count where None.
         seed: Decides the sample, the halves and where k-means begins.
 
     Raises:
@@ -83,7 +100,7 @@ def cluster_uses(vectors: Vectors, *, k: int | None = None, method: Method = "k-
     if method == "hdbscan":
         labels = _hdbscan(learnt)
     else:
-        labels = split_uses(learnt, seed=seed) if k is None else _k_means(learnt, k, seed=seed)
+        labels = split_uses(learnt, alike=alike, seed=seed) if k is None else _k_means(learnt, k, seed=seed)
         if method == "agglomerative":
             labels = _agglomerative(learnt, int(labels.max()) + 1)
     centres = _centres(learnt, labels)
@@ -115,8 +132,17 @@ def without_forms(vectors: Vectors, forms: Sequence[str]) -> Vectors:
     return moved
 
 
-def split_uses(vectors: Vectors, *, seed: int = 1) -> Labels:
-    """Split uses into as many groups as stand apart; return their labels (N,)."""
+def split_uses(vectors: Vectors, *, alike: float | None = None, seed: int = 1) -> Labels:
+    """Split uses into as many groups as there are senses (see above); return their labels (N,)."""
+    labels = _split_at_gaps(vectors, seed=seed)
+    most = min(MAX_BLENDED, len(vectors) // (2 * SMALLEST_GROUP))
+    if labels.any() or alike is None or most < 2 or mean_cosine(vectors) >= alike:
+        return labels
+    best = max(range(2, most + 1), key=lambda k: agreement(vectors, k, seed=seed))
+    return _k_means(vectors, best, seed=seed)
+
+
+def _split_at_gaps(vectors: Vectors, *, seed: int) -> Labels:
     labels = np.zeros(len(vectors), dtype=np.int64)
     smallest = max(SMALLEST_GROUP, int(np.ceil(SMALLEST_SHARE * len(vectors))))
     open_groups = [0]
@@ -131,6 +157,42 @@ def split_uses(vectors: Vectors, *, seed: int = 1) -> Labels:
         open_groups += [int(labels[members[0]]), number]
         labels[members[halves == 1]] = number
     return labels
+
+
+def agreement(vectors: Vectors, k: int, *, seed: int = 1) -> float:
+    """Return how well the k groups of one half of the uses are those of the other half.
+
+    Args:
+        vectors: (N, D), at least 2 k of them.
+        k: Groups, at least 2.
+        seed: Decides the halves.
+
+    Returns:
+        The adjusted Rand index between a half's own groups and its nearest centres of the other half, in [-1, 1],
+        averaged over several halvings.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    chance, found = np.random.default_rng(seed), []
+    for _ in range(HALVINGS):
+        order = chance.permutation(len(vectors))
+        learnt, held = vectors[order[::2]], vectors[order[1::2]]
+        centres = _centres(learnt, _k_means(learnt, k, seed=seed))
+        found.append(adjusted_rand_score(_k_means(held, k, seed=seed), nearest_centres(held, centres)[0]))
+    return float(np.mean(found))
+
+
+def mean_cosine(vectors: Vectors) -> float:
+    """Return the mean cosine of all pairs of different uses, in [-1, 1]; 1 for a single use.
+
+    >>> mean_cosine(np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32)).__round__(3)
+    0.333
+    """
+    size = len(vectors)
+    if size < 2:
+        return 1.0
+    total = vectors.sum(axis=0, dtype=np.float64)
+    return float((total @ total - (vectors.astype(np.float64) ** 2).sum()) / (size * (size - 1)))
 
 
 def separation(vectors: Vectors, *, seed: int = 1) -> float:

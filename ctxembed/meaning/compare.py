@@ -11,6 +11,7 @@ import numpy as np
 from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
 from ctxembed.meaning.occlusion import Influence, Swap
+from ctxembed.meaning.sense_folder import NearSense
 from ctxembed.meaning.usages import Background, Neighbour
 from ctxembed.types import Usage, UsageEncoder, Vectors
 
@@ -73,6 +74,8 @@ class Findings:
     """For each use its context words, most influential first; empty if that was not asked for."""
     swaps: tuple[Swap, ...] = ()
     layers: tuple[LayerSimilarities, ...] = ()
+    senses: tuple[NearSense | None, ...] = ()
+    """For each use the stored sense it is nearest to, None for a word without; empty if none were asked for."""
 
 
 def compare_usages(

@@ -241,7 +241,12 @@ def _content_forms(text: str) -> Iterator[str]:
 
 
 def matched_words(
-    counts: Mapping[str, Counter[str]], word_counts: Mapping[str, int], *, number: int, without: Collection[str]
+    counts: Mapping[str, Counter[str]],
+    word_counts: Mapping[str, int],
+    *,
+    number: int,
+    without: Collection[str],
+    within: float = float("inf"),
 ) -> list[str]:
     """Return the words whose frequencies in every group are nearest to those of a word, on a logarithmic scale.
 
@@ -250,6 +255,7 @@ def matched_words(
         word_counts: Of the word in question, by group.
         number: Words wanted; fewer come back where fewer occur in every group.
         without: Words that are not taken.
+        within: In each group a word is at most so many times as frequent or as rare; any will do by default.
 
     Returns:
         The nearest first, equal ones in code point order.
@@ -257,10 +263,11 @@ def matched_words(
     from math import log
 
     shared = set.intersection(*(set(counts[name]) for name in word_counts)) if word_counts else set()
-    candidates = (
-        (sum(abs(log(counts[name][word] / max(1, wanted))) for name, wanted in word_counts.items()), word)
-        for word in shared.difference(without)
-    )
+    candidates = []
+    for word in shared.difference(without):
+        away = [abs(log(counts[name][word] / max(1, wanted))) for name, wanted in word_counts.items()]
+        if max(away) <= log(within):
+            candidates.append((sum(away), word))
     return [word for _, word in heapq.nsmallest(number, candidates)]
 
 

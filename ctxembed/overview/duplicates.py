@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.config import check
-from ctxembed.types import Vectors
+from ctxembed.overview.blocks import VectorRows
 
 BLOCK_ROWS = 2048
 ROUNDING = 1e-6
@@ -16,14 +16,15 @@ ROUNDING = 1e-6
 
 
 def near_duplicate_groups(
-    vectors: Vectors, *, threshold: float, on_progress: Callable[[int], None] | None = None
+    vectors: VectorRows, *, threshold: float, on_progress: Callable[[int], None] | None = None
 ) -> list[NDArray[np.int64]]:
     """Group rows that are linked by a chain of near-duplicates.
 
-    Every pair is compared, N * N * D operations in all: exact, and for a million rows the work of an hour.
+    Every pair is compared, N * N * D operations in all: exact, and for a million rows the work of an hour. Two blocks
+    of vectors are in memory at a time, and a link for each row.
 
     Args:
-        vectors: float32 (N, D), L2-normalised; zero vectors equal nothing.
+        vectors: float32 (N, D), L2-normalised, or rows of an index; zero vectors equal nothing.
         threshold: The least cosine of a link, above 0 and at most 1.
         on_progress: Called with the number of rows done since its last call.
 
@@ -35,17 +36,19 @@ def near_duplicate_groups(
     [[0, 2]]
     """
     check(0 < threshold <= 1, f"the threshold is {threshold}, need a cosine above 0 and at most 1, such as 0.95")
-    links = [np.empty((2, 0), dtype=np.int64)]
+    links = np.empty((2, 0), dtype=np.int64)
     for start in range(0, len(vectors), BLOCK_ROWS):
         block = vectors[start : start + BLOCK_ROWS]
+        found = [links]
         for other in range(start, len(vectors), BLOCK_ROWS):
             near = block @ vectors[other : other + BLOCK_ROWS].T >= threshold - ROUNDING
             first, second = np.nonzero(near)
-            links.append(_spanning(first + start, second + other))
+            found.append(_spanning(first + start, second + other))
+        joined = np.concatenate(found, axis=1)
+        links = _spanning(joined[0], joined[1])
         if on_progress is not None:
             on_progress(len(block))
-    first, second = np.concatenate(links, axis=1)
-    labels = _components(first, second, len(vectors))
+    labels = _components(links[0], links[1], len(vectors))
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), int(group[0])))

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.config import check
+from ctxembed.overview.blocks import VectorRows
 from ctxembed.text import is_content_word, word_forms
 from ctxembed.types import Vectors
 
+BLOCK_ROWS = 16_384
+"""Vectors in memory at a time, beside the sample."""
 ROWS_PER_TOPIC = 256
 LEAST_SAMPLE = 10_000
 """Rows that centroids are learned from: so many, or as many for each topic; all rows where there are fewer."""
@@ -52,14 +55,14 @@ def default_number(rows: int) -> int:
     return int(min(50, max(2, rows**0.5 / 2 + 0.5)))
 
 
-def find_topics(vectors: Vectors, *, count: int, seed: int = 1) -> Topics:
+def find_topics(vectors: VectorRows, *, count: int, seed: int = 1) -> Topics:
     """Group rows around centroids by k-means (Lloyd 1982; k-means++ starts, the best of four).
 
     Centroids are learned from a seeded sample, brought to unit length, and every row goes to the one of the largest
     cosine.
 
     Args:
-        vectors: float32 (N, D), L2-normalised; zero rows belong to no topic.
+        vectors: float32 (N, D), L2-normalised, or rows of an index, read in blocks; zero rows belong to no topic.
         count: Topics wanted; fewer are found where there are fewer different rows.
         seed: Of sample and starts.
 
@@ -67,15 +70,17 @@ def find_topics(vectors: Vectors, *, count: int, seed: int = 1) -> Topics:
         InvalidInputError: If no topic is asked for.
     """
     check(count >= 1, f"{count} topics are asked for, need at least 1")
-    known = np.flatnonzero(vectors.any(axis=1))
+    starts = range(0, len(vectors), BLOCK_ROWS)
+    nonzero = [vectors[start : start + BLOCK_ROWS].any(axis=1) for start in starts]
+    known = np.flatnonzero(np.concatenate([np.empty(0, dtype=np.bool_), *nonzero]))
     labels, cosines = np.full(len(vectors), -1, dtype=np.int64), np.zeros(len(vectors), dtype=np.float32)
     if not len(known):
-        return Topics(labels, np.empty((0, vectors.shape[1]), np.float32), cosines)
+        return Topics(labels, vectors[:0], cosines)
     size = max(LEAST_SAMPLE, ROWS_PER_TOPIC * count)
     sample = known if len(known) <= size else np.random.default_rng(seed).choice(known, size, replace=False)
     centroids = _unit(_centroids(vectors[np.sort(sample)], count, seed))
-    for start in range(0, len(known), 65_536):
-        rows = known[start : start + 65_536]
+    for start in range(0, len(known), BLOCK_ROWS):
+        rows = known[start : start + BLOCK_ROWS]
         products = vectors[rows] @ centroids.T
         labels[rows] = products.argmax(axis=1)
         cosines[rows] = products.max(axis=1)

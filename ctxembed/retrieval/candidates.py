@@ -19,8 +19,8 @@ from ctxembed.retrieval.options import LIST_DEPTH, Mode
 from ctxembed.retrieval.ranking import reciprocal_rank_fusion
 from ctxembed.types import Vectors
 
-OVERFETCH = 10
-"""Neighbours looked at for each one wanted, before the rows that satisfy a condition are listed."""
+OVERFETCH = 4
+"""Rows looked at for each one wanted, before all rows that satisfy a condition are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Candidates:
 def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: Filter | None) -> list[Neighbours]:
     """Find the k rows nearest to each of several vectors among those that satisfy a condition.
 
-    The neighbours of all rows are looked at first: where enough of them satisfy the condition, nothing else is asked.
-    Otherwise the rows that satisfy it are listed and searched alone, so a condition never costs a hit.
+    Where few rows satisfy it, these are searched alone. Otherwise the neighbours of all rows are looked at first, and
+    only if too few of them satisfy it, all rows that do are listed; so a condition never costs a hit.
 
     Args:
         folder: The rows and their vectors.
@@ -84,17 +84,32 @@ def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: Filter | No
     Returns:
         Q pairs of scores and ids, each of shape (at most k,).
     """
-    if where is None:
-        return [Neighbours(*pair) for pair in zip(*folder.search(vectors, k), strict=True)]
-    wide = OVERFETCH * (k + 10)
-    if wide < len(folder):
-        found = folder.search(vectors, wide)
+    numbers = None if where is None else folder.few_matching(where.text)
+    if where is not None and numbers is None:
+        found = folder.search(vectors, OVERFETCH * (k + 10))
         passing = np.isin(found.ids, folder.store.select(where, among=np.unique(found.ids)))
         if (passing.sum(axis=1) >= k).all():
             rows = zip(*found, passing, strict=True)
             return [Neighbours(scores[passes][:k], ids[passes][:k]) for scores, ids, passes in rows]
-    listed = folder.search(vectors, k, numbers=folder.matching(where.text))
-    return [Neighbours(*pair) for pair in zip(*listed, strict=True)]
+        numbers = folder.matching(where.text)
+    return [Neighbours(*pair) for pair in zip(*folder.search(vectors, k, numbers=numbers), strict=True)]
+
+
+def best_by_words(folder: IndexFolder, query: str, *, k: int, where: Filter | None) -> list[tuple[int, float]]:
+    """Find the k rows that answer a query's words best among those that satisfy a condition, in the same manner.
+
+    Returns:
+        Numbers and BM25, best first; fewer than k where fewer rows satisfy the condition and have a word.
+    """
+    numbers = None if where is None else folder.few_matching(where.text)
+    if where is not None and numbers is None:
+        wide = OVERFETCH * (k + 10)
+        found = folder.store.search_text(query, k=wide)
+        passing = set(folder.store.select(where, among=[number for number, _ in found]).tolist())
+        if len(passing) >= k or len(found) < wide:
+            return [each for each in found if each[0] in passing][:k]
+        numbers = folder.matching(where.text)
+    return folder.store.search_text(query, k=k, among=numbers)
 
 
 def find_candidates(
@@ -125,9 +140,7 @@ def find_candidates(
         vectors = np.stack([query.vector for query in queries if query.vector is not None])
         dense = nearest(folder, vectors, k=long, where=where)
     if mode != "dense":
-        lexical = [folder.store.search_text(query.text or "", k=long, where=where) for query in queries]
-        if where is not None and not any(lexical):
-            folder.check_columns(where)
+        lexical = [best_by_words(folder, query.text or "", k=long, where=where) for query in queries]
     found = []
     for number, query in enumerate(queries):
         by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]

@@ -1,14 +1,18 @@
 """Measure each kind of index beside bare FAISS with the same parameters: python index_kinds.py ROWS OUT SCRATCH [KIND...].
 
 Vectors are synthetic: unit vectors of width 384 around ROWS / 100 centres, from a seeded generator; so are the 1,000
-queries. Every build runs in a process of its own, which tells its peak memory. Then one process opens both indexes
-and searches them in turns, so that a noisy machine is equally noisy to both.
+queries. Every step runs in a process of its own, which tells its peak memory. After both builds one process opens both
+indexes and searches them in turns, so that a noisy machine is equally noisy to both.
+
+OUT is written after each step, and steps that it holds are not done again: a run that was stopped goes on where it was.
+Delete OUT to measure anew. Without KIND it is every kind that `auto` may choose for so many rows.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -21,17 +25,19 @@ import numpy as np
 from ctxembed.index import vector_index as index_module
 from ctxembed.index import VectorIndex
 from ctxembed.index.files import prepare_training
-from ctxembed.index.kinds import HNSW_LINKS
+from ctxembed.index.kinds import HNSW_LINKS, HNSW_ROWS, IndexOptions, plan_index
 from ctxembed.runtime import environment, write_json
 
 DIMENSION, NUM_QUERIES, K, ROUNDS = 384, 1000, 10, 5
 KINDS = ("flat", "hnsw", "ivf-sq8", "ivf-pq")
+COMPARED = 100_000_000
+"""Queries times rows of one timed batch of a flat index."""
 
 
 def make_vectors(rows: int, scratch: Path) -> None:
-    """Write vectors and queries, unless they are there."""
-    path = scratch / f"vectors-{rows}.npy"
-    if path.exists():
+    """Write vectors and queries, and the tenth best score of each query, unless they are there."""
+    path, truth = scratch / f"vectors-{rows}.npy", scratch / f"truth-{rows}.npy"
+    if truth.exists():
         return
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((max(10, rows // 100), DIMENSION), dtype=np.float32)
@@ -41,6 +47,12 @@ def make_vectors(rows: int, scratch: Path) -> None:
         block = centres[rng.integers(0, len(centres), size)] + rng.standard_normal((size, DIMENSION), dtype=np.float32)
         array[start : start + size] = block / np.linalg.norm(block, axis=1, keepdims=True)
     array.flush()
+    best = np.full((NUM_QUERIES, K), -np.inf, dtype=np.float32)
+    for start in range(0, rows, 65_536):
+        block = array[start : min(start + 65_536, rows)]
+        scores, _ = faiss.knn(array[rows:], block, min(K, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+        best = np.sort(np.concatenate([best, scores], axis=1), axis=1)[:, -K:]
+    np.save(truth, best[:, :1])
 
 
 def load(rows: int, scratch: Path) -> tuple[Any, Any]:
@@ -57,6 +69,7 @@ def peak() -> float:
 def build_ours(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
     """Build with ctxembed; what tuning and measuring took is told apart from the rest."""
     vectors, _ = load(rows, scratch)
+    shutil.rmtree(scratch / f"ours-{kind}-{rows}", ignore_errors=True)
     spent = 0.0
 
     def timed(function: Any) -> Any:
@@ -95,8 +108,6 @@ def build_bare(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
         index = faiss.index_factory(DIMENSION, record.factory, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         prepare_training(index, seed=1)
-        from ctxembed.index.kinds import IndexOptions, plan_index
-
         size = plan_index(rows, DIMENSION, IndexOptions(kind=kind)).training_rows
         index.train(vectors[np.sort(np.random.default_rng(2).choice(rows, size, replace=False))])
     for start in range(0, rows, 65_536):
@@ -124,11 +135,12 @@ def search_both(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
         bare.k_factor = parameters["k_factor"]
     elif kind == "hnsw":
         index.hnsw.efSearch = parameters["efSearch"]
-    flat = VectorIndex.open(scratch / f"ours-flat-{rows}")
-    threshold = flat.search(queries, K).scores[:, -1:]
+    threshold = np.load(scratch / f"truth-{rows}.npy")
     systems = {"ours": lambda q: ours.search(q, K), "bare": lambda q: bare.search(q, K)}
     found: dict[str, Any] = {"open_ms": opened * 1000}
-    singles = 30 if kind == "flat" else 300
+    singles, batch = 300, queries
+    if kind == "flat":
+        singles, batch = 30, queries[: max(50, COMPARED // rows)]
     times: dict[str, dict[str, list[float]]] = {name: {"one": [], "many": []} for name in systems}
     for name, search in systems.items():  # once, so that what is memory-mapped is in memory
         scores, _ = search(queries)
@@ -136,8 +148,8 @@ def search_both(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for name, search in systems.items():
             begun = time.perf_counter()
-            search(queries)
-            times[name]["many"].append((time.perf_counter() - begun) / len(queries))
+            search(batch)
+            times[name]["many"].append((time.perf_counter() - begun) / len(batch))
         for query in queries[:singles]:
             for name, search in systems.items():
                 begun = time.perf_counter()
@@ -151,21 +163,31 @@ def search_both(kind: str, rows: int, scratch: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every kind and write what was found after each."""
+    """Measure every kind and write what was found after each step."""
     rows, out, scratch = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     scratch.mkdir(parents=True, exist_ok=True)
     make_vectors(rows, scratch)
-    results = []
-    for kind in sys.argv[4:] or KINDS:
-        parts = {}
+    done = json.loads(out.read_text(encoding="utf-8"))["results"] if out.exists() else []
+    results = {each["kind"]: each for each in done}
+    for kind in sys.argv[4:] or [each for each in KINDS if each != "hnsw" or rows <= HNSW_ROWS]:
+        parts = results.setdefault(kind, {"kind": kind})
+        if "search_both" in parts:
+            continue
+        if not (scratch / f"bare-{kind}-{rows}.faiss").exists():  # begun elsewhere, or never
+            parts.clear()
+            parts["kind"] = kind
         for step in (build_ours, build_bare, search_both):
+            if step.__name__ in parts:
+                continue
             command = [sys.executable, __file__, "step", step.__name__, kind, str(rows), str(scratch)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            parts[step.__name__] = json.loads(done.stdout)
-            sys.stderr.write(f"{kind} {step.__name__} {done.stdout}")
-        results.append({"kind": kind, **parts})
-        write_json(out, {"rows": rows, "dimension": DIMENSION, "k": K, "vectors": __doc__, "threads": faiss.omp_get_max_threads(),
-                         "environment": environment(), "results": results})  # fmt: skip
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            parts[step.__name__] = json.loads(found)
+            sys.stderr.write(f"{kind} {step.__name__} {found}")
+            measured = [each for each in results.values() if len(each) > 1]
+            write_json(out, {"rows": rows, "dimension": DIMENSION, "k": K, "vectors": __doc__, "threads": faiss.omp_get_max_threads(),
+                             "environment": environment(), "results": measured})  # fmt: skip
+        shutil.rmtree(scratch / f"ours-{kind}-{rows}")
+        (scratch / f"bare-{kind}-{rows}.faiss").unlink()
 
 
 if __name__ == "__main__":

@@ -171,7 +171,31 @@ planted-shift() { # power and false reports of `shift`: pseudo-words, and senses
 }
 
 senses() { # groups of labelled uses beside groupings that know nothing
-  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses.json" -m "$encoder"
+  python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
+}
+
+word-rows() { # what a row of an index of words costs beside encoding: static vectors, two sizes
+  local log="$here/word-rows.txt" size; : > "$log"
+  for size in small:2900000 large:9000000; do
+    zstd -dc "$CORPUS/wikipedia_core-00.txt.zst" 2> /dev/null | head -c "${size#*:}" > "$RUN/${size%:*}.txt" || true
+    (cd "$RUN" && /usr/bin/time -v ctxembed index build "${size%:*}.txt" --unit word -m "$static" -o "w-${size%:*}/") 2>&1 |
+      grep -v "^.\(Command\|Page size\|.*: 0$\)" >> "$log"
+  done
+}
+
+word-index() { # ten million uses of words: forecast, build, what it holds. Stopped and started again it goes on; a finished index is kept
+  local files=("$CORPUS"/wikipedia_core-0[0-2].txt.zst) log="$here/word-index.txt" go=()
+  [ -d "$RUN/word-index/.building" ] && go=(--resume)
+  if [ ! -e "$RUN/word-index/manifest.json" ]; then
+    [ -n "${go[*]}" ] || (ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" --dry-run 2>&1) | tee "$log"
+    /usr/bin/time -f 'this run: peak resident memory %M KiB, %e s elapsed, %U s of processor' \
+      nice ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" "${go[@]}" 2>> "$log"
+  fi
+  ctxembed index info "$RUN/word-index" --format json >> "$log"
+  for query in "the [bank] of the river" "a [cell] divides" "the [plane] took off"; do
+    /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
+      ctxembed search "$RUN/word-index" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
+  done
 }
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
@@ -221,14 +245,24 @@ json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
 }
 
-index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator)
+index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator); goes on where it was stopped. KINDS picks: a graph of a million rows takes long and is measured only if named
   local rows=${ROWS:-1000000}
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}
 }
 
-search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library
-  ctxembed bench retrieval --data "$EVAL" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
-    --against search:hybrid+rerank --against bm25 -o "$here/dev-search.json" --format table | tee "$here/dev-search.txt"
+latency() { # one query of `ctxembed search` in every way, with and without conditions, at ROWS pieces of real text with synthetic vectors
+  local rows=${ROWS:-100000}
+  python3 "$here/search_latency.py" "$rows" "$CORPUS" "$RUN/latency-$rows" "$here/search-latency-$rows.json"
+}
+
+search() { # what `ctxembed search` finds on the development retrieval sets: by vector, by words, by both, ranked anew; and BM25 of another library. SETS picks; a set that is done is left
+  local set out="$here/dev-search"
+  mkdir -p "$out"
+  for set in ${SETS:-adi cisi cranfield}; do
+    [ -f "$out/$set.json" ] && continue
+    ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" --against search:lexical --against search:hybrid --against search:dense+rerank \
+      --against search:hybrid+rerank --against bm25 -o "$out/$set.json" --format table | tee "$out/$set.txt"
+  done
 }
 
 for part in $parts; do "$part"; done

@@ -69,6 +69,16 @@ def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path)
     run("index", "verify", own)
 
 
+def test_folder_of_vectors_is_added(run: Run, own: str, more: Path, model: Path) -> None:
+    run("embed", "more.jsonl", "-o", "vecs", "-m", model, "--text-column", "text")
+    idle = run("index", "add", own, "vecs/", "-m", model, code=2)
+    assert "--model does nothing for an input of vectors" in idle.stderr
+    assert "idx: 1 added, 1 unchanged; 7 rows now, in " in run("index", "add", own, "vecs/").stderr
+    assert run("index", "update", own, "vecs/").stderr.startswith("idx: 2 unchanged; 7 rows now")
+    assert ids(run, own, model) == sorted([*SIX, "ferry"])
+    run("index", "verify", own)
+
+
 def test_verify_names_what_is_damaged(run: Run, own: str, flip: Callable[[Path], None]) -> None:
     flip(Path("idx/vectors.1.faiss"))
     outcome = run("index", "verify", own, code=3)
@@ -82,7 +92,8 @@ def test_verify_names_what_is_damaged(run: Run, own: str, flip: Callable[[Path],
         (["delete", "idx/", "--where", "year >"], 1, "the condition 'year >' cannot be read: it ends too early"),
         (["delete", "idx/", "--where", "yaer > 1"], 1, "has a column 'yaer': did you mean 'year'?"),
         (["delete", "idx/", "--id", "nobody"], 1, "no row has the id 'nobody'"),
-        (["add", "idx/", "idx/"], 1, "idx holds vectors, need text"),
+        (["add", "idx/", "idx/"], 3, "has format 'ctxembed-index', need 'ctxembed-vectors'"),
+        (["add", "idx/", "theirs.npy"], 1, "theirs.npy does not say which model made it"),
         (["compact", "nowhere"], 1, "nowhere does not exist"),
         (["verify", "nowhere"], 1, "nowhere does not exist"),
     ],

@@ -68,6 +68,18 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert (tmp_path / "shift.png").stat().st_size > 1000
 
 
+def test_compare_names_the_stored_sense_of_each_use(run: Run, corpus, model: Path) -> None:
+    run("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "-o", "kept")
+    uses = "We sat on the [bank] of the river.", "The [bank] lent the farmer money.", "a [zebra] came"
+    arguments = ("compare", *uses, "-m", model, "--senses", "kept", "--no-static", "--nearest", "0", "--raw")
+    senses = [use["sense"] for use in run(*arguments, "--format", "json").json["uses"]]
+    assert [sense["sense"] for sense in senses] == ["bank#1", "bank#2", None]
+    assert senses[0]["similarity"] == pytest.approx(1, abs=1e-4)  # all uses of the sense are the same sentence
+    assert "bank#2" in run(*arguments).stdout
+    wrong = run(*arguments, "--layer", "0", code=3).stderr
+    assert "was made with layer None, not 0" in wrong
+
+
 def test_inventory_gives_glosses(run: Run, corpus, tmp_path: Path, model: Path) -> None:
     glosses = [
         {"lemma": "bank", "gloss": "land beside a river", "examples": ["we sat on the bank of the river"]},

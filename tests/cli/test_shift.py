@@ -54,6 +54,30 @@ def test_shift_takes_given_uses_as_they_are(run: Run, tmp_path: Path, model: Pat
     assert run(*arguments, "--words", "attack").json[0]["apd"] == row["apd"]
 
 
+def test_controls_of_given_uses_are_other_words_of_their_texts(run: Run, tmp_path: Path, model: Path) -> None:
+    for side, verb in (("old", "sank"), ("new", "sold")):
+        texts = [f"Plane {n} {verb} the boat near {n} islands." for n in range(6)]
+        rows = [{"text": text, "word": "plane", "start": 0, "end": 5} for text in [*texts, texts[0]]]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = ("shift", "old.jsonl", "new.jsonl", "--permutations", "19", "-m", model, "--format", "json")
+    (row,) = run(*arguments).json
+    assert row["uses_old"] == 7  # a use given twice is two uses; its text gives the control words once
+    assert {control["word"] for control in row["controls"]} == {"boat", "near", "islands"}
+
+
+def test_given_uses_whose_texts_share_no_word_say_why_there_are_no_controls(
+    run: Run, tmp_path: Path, model: Path
+) -> None:
+    for side, texts in (("old", "the plane flew over hills"), ("new", "a plane of smooth wood")):
+        row = {"text": texts, "start": texts.index("plane"), "end": texts.index("plane") + 5}
+        (tmp_path / f"{side}.jsonl").write_text((json.dumps(row) + "\n") * 5, encoding="utf-8")
+    outcome = run("shift", "old.jsonl", "new.jsonl", "--permutations", "9", "-m", model, "--format", "json")
+    assert outcome.json[0]["controls"] == []
+    assert (
+        "no control words for plane: no other word of the given texts occurs 0.25 to 4 times as often" in outcome.stderr
+    )
+
+
 def test_word_that_does_not_occur_has_a_row_without_numbers(run: Run, corpora, model: Path) -> None:
     outcome = run(
         "shift", "old.txt", "new.txt", "--words", "zebra,attack", "-m", model, "--format", "json", "--permutations", "9"

@@ -21,6 +21,7 @@ import pytest
 
 from ctxembed.index import changes as index_changes
 from ctxembed.index import kinds as index_kinds
+from ctxembed.index import rows as index_rows
 from ctxembed.index.changes import compact_folder, delete_rows
 from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
@@ -29,6 +30,12 @@ from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
 
 ROWS = 600
+SETTINGS = [
+    *((module, "FLAT_VALUES", 30 * 16) for module in (index_changes, index_kinds)),  # several vector indexes
+    (index_changes, "SMALL_VALUES", 4 * 16),
+    *((index_rows, name, value) for name, value in (("COPIED_BYTES", 0), ("LOG_BYTES", 200_000), ("LOGGED_SHARE", 1))),
+]
+"""Small limits, so that everything that large indexes need happens to small ones: rows are copied or get a log."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,8 @@ def torture(path, rounds, *, seed, kind):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("kind", ["flat", "ivf-sq8"])
 def test_killed_change_leaves_the_old_index_or_the_new_one(tmp_path, kind, monkeypatch):
-    for module in (index_changes, index_kinds):
-        monkeypatch.setattr(module, "FLAT_VALUES", 30 * 16)
+    for module, name, value in SETTINGS:
+        monkeypatch.setattr(module, name, value)
     seen = torture(tmp_path / "i", 12, seed=1, kind=kind)
     assert sum(seen.values()) == 12
 
@@ -142,8 +149,8 @@ def test_killed_change_leaves_the_old_index_or_the_new_one(tmp_path, kind, monke
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    for module in (index_changes, index_kinds):
-        module.FLAT_VALUES = 30 * 16  # several vector indexes beside each other
+    for module, name, value in SETTINGS:
+        setattr(module, name, value)
     for number, each in enumerate(("flat", "hnsw", "ivf-sq8", "ivf-pq")):
         with tempfile.TemporaryDirectory() as place:
             result = torture(Path(place) / "i", count, seed=number, kind=each)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.evaluation import remembering
+from ctxembed.evaluation.remembering import RememberingEncoder
 from ctxembed.evaluation.search_systems import SearchSystem, search_system
 
 DOCUMENTS = ["the boat on the river", "a bank lent money", "river water", "", "money for a boat"]
@@ -83,3 +85,36 @@ def test_other_ways_are_refused(encoder, text):
 def test_fingerprints_part_the_ways(encoder):
     ways = [search_system(f"search:{way}", encoder) for way in ("dense", "lexical", "hybrid", "hybrid+rerank")]
     assert len({way.fingerprint for way in ways}) == 4
+
+
+class Counting(WordEncoder):
+    """Counts the texts and words that it is asked for."""
+
+    num_texts = num_words = 0
+
+    def encode(self, texts, *, prompt=None):
+        self.num_texts += len(texts)
+        return self._encoder.encode(texts, prompt=prompt)
+
+    def encode_usages(self, usages, *, layer=None):
+        self.num_words += len(usages)
+        return super().encode_usages(usages, layer=layer)
+
+
+@pytest.mark.parametrize("most_bytes", [2**30, 0])
+def test_remembering_encoder_ranks_alike_and_reads_a_document_once(fake_encoder, monkeypatch, most_bytes):
+    monkeypatch.setattr(remembering, "MOST_BYTES", most_bytes)
+    plain, counting = Counting(fake_encoder), Counting(fake_encoder)
+    remembers = RememberingEncoder(counting)
+    for mode in ("dense", "hybrid"):
+        for query in ("river boat", "money", "river boat"):
+            expected = SearchSystem(plain, mode, rerank=4).scorer(DOCUMENTS)(query)
+            np.testing.assert_allclose(SearchSystem(remembers, mode, rerank=4).scorer(DOCUMENTS)(query), expected)
+    if most_bytes:
+        assert (counting.num_texts, counting.num_words) == (len(DOCUMENTS) + 2, 5 + 4 + 2 + 4 + 2 + 1)
+    assert counting.num_words <= plain.num_words
+
+
+def test_remembering_encoder_of_nothing_gives_nothing(fake_encoder):
+    remembers = RememberingEncoder(WordEncoder(fake_encoder))
+    assert remembers.encode([]).shape == remembers.encode_usages([]).shape == (0, 16)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.filters import parse
+from ctxembed.filters import can_be_named, generated_columns, parse
 
 ROWS = {
     "a": {"year": 1990, "source": "x", "ok": True, "a b": 1, "price": 0.5},
@@ -17,6 +17,7 @@ ROWS = {
     "d": {"year": "n.d.", "source": None},
     "e": {"é": "ü", "source": "X-ray", "year": "1990.50", "id": "inner"},
 }
+COLUMNS = {name: number for number, name in enumerate(["year", "source", "ok", "a b", "é", "id", "it's"])}
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,15 @@ def rows():
     for number, (name, metadata) in enumerate(ROWS.items()):
         record = (name, f"text of {name}", None, number, number + 3, json.dumps(metadata, ensure_ascii=False))
         connection.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", record)
+    for name, number in COLUMNS.items():
+        for column, expression in generated_columns(name, number).items():
+            connection.execute(f"ALTER TABLE rows ADD COLUMN {column} AS ({expression})")
     yield connection
     connection.close()
 
 
-def found(rows, text):
-    sql, values = parse(text).sql()
+def found(rows, text, columns=None):
+    sql, values = parse(text).sql(columns or {})
     return "".join(name for (name,) in rows.execute(f"SELECT id FROM rows WHERE {sql} ORDER BY id", values))
 
 
@@ -77,6 +81,7 @@ def found(rows, text):
 )
 def test_condition_finds_what_it_says(rows, text, names):
     assert found(rows, text) == names
+    assert found(rows, text, COLUMNS) == names
 
 
 @pytest.mark.parametrize(
@@ -177,4 +182,11 @@ CONDITIONS = st.recursive(
 @given(CONDITIONS)
 def test_condition_means_the_same_in_sql_and_in_python(rows, condition):
     text, truth = condition
-    assert found(rows, text) == "".join(name for name, metadata in ROWS.items() if truth(metadata) is True)
+    expected = "".join(name for name, metadata in ROWS.items() if truth(metadata) is True)
+    assert found(rows, text) == expected
+    assert found(rows, text, COLUMNS) == expected
+
+
+@pytest.mark.parametrize("name", ["", 'a"b', "a\\b", "a\nb"])
+def test_column_that_no_condition_can_name_is_known(name):
+    assert not can_be_named(name)

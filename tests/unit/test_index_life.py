@@ -15,9 +15,11 @@ from ctxembed.index.changes import compact_folder, delete_rows, locked
 from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import IndexManifest
-from ctxembed.index.updates import add_documents
+from ctxembed.index.updates import add_documents, add_vectors
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
+from ctxembed.vector_writer import VectorWriter
+from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
 WORDS = ("river", "bank", "money", "loan", "water", "boat", "tree", "leaf", "stone", "fish", "coin", "debt")
 RNG = np.random.default_rng(0)
@@ -116,6 +118,73 @@ def test_update_replaces_texts_and_metadata_and_embeds_only_texts(built, encoder
     assert encoder.texts == 2
     same_as_built_from(built, [*DOCUMENTS[:3], *CHANGED, *DOCUMENTS[5:], MORE[0]], tmp_path, encoder)
     assert IndexManifest.read(built).deleted == 1
+
+
+def vectors_of(path, documents, encoder, **settings):
+    """A vector folder of documents, in parts of three."""
+    settings = encoder_settings(encoder, unit="sentence") | settings
+    with VectorWriter(path, settings=settings, dimension=encoder.dimension, part_rows=3) as writer:
+        for document in documents:
+            row = Row(document.id, document.text, metadata=document.metadata)
+            writer.append([row], encoder.encode([document.text]), documents=[document])
+    return VectorFolder.open(path)
+
+
+def test_added_vectors_are_found_like_documents(built, encoder, tmp_path):
+    vectors = vectors_of(tmp_path / "v", [DOCUMENTS[0], *MORE], encoder)
+    met = add_vectors(built, vectors)
+    assert (met.summary(), met.rows) == ("9 added, 1 unchanged", 49)
+    same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
+    before = (built / "manifest.json").read_bytes()
+    assert add_vectors(built, vectors).summary() == "10 unchanged"
+    assert (built / "manifest.json").read_bytes() == before
+
+
+def test_vectors_update_texts_and_metadata(built, encoder, tmp_path):
+    vectors = vectors_of(tmp_path / "v", [*CHANGED, DOCUMENTS[5], MORE[0]], encoder)
+    with pytest.raises(InvalidInputError, match="id 'd3' is in .* with other text: `ctxembed index update`"):
+        add_vectors(built, vectors)
+    assert (
+        add_vectors(built, vectors, on_existing="skip").summary()
+        == "1 added, 1 unchanged, 2 skipped: their id was taken"
+    )
+    assert add_vectors(built, vectors, on_existing="update").summary() == (
+        "1 updated, 1 with new metadata only, 2 unchanged"
+    )
+    same_as_built_from(built, [*DOCUMENTS[:3], *CHANGED, *DOCUMENTS[5:], MORE[0]], tmp_path, encoder)
+
+
+def test_added_words_belong_to_their_text(tmp_path, encoder):
+    text = "river bank river"
+    settings = {"model": "fake", "fingerprint": "f", "unit": "word"}
+    spans = [(0, 5), (6, 10), (11, 16)]
+
+    def words(name):
+        rows = [Row(f"{name}#{start}-{end}", text, start, end) for start, end in spans]
+        return rows, encoder.encode([text[start:end] for start, end in spans])
+
+    SemanticSearch.build_from_vectors([words("a")], settings=settings, dimension=16, path=tmp_path / "i").close()
+    with VectorWriter(tmp_path / "v", settings=settings, dimension=16) as writer:
+        for name in "ab":
+            writer.append(*words(name), documents=[Document(name, text)])
+    met = add_vectors(tmp_path / "i", VectorFolder.open(tmp_path / "v"))
+    assert (met.summary(), met.rows) == ("1 added, 1 unchanged", 6)
+    with SemanticSearch.open(tmp_path / "i") as search:
+        assert [row.id for row in search.rows(search.numbers())] == [f"{n}#{a}-{b}" for n in "ab" for a, b in spans]
+    check_folder(tmp_path / "i")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"fingerprint": "1" * 64}, r"made with fake \(.*, the vectors with fake \(111111111111\)"),
+        ({"unit": "word"}, "has unit 'sentence', the vectors 'word'"),
+        ({"layer": 2}, "has layer None, the vectors 2"),
+    ],
+)
+def test_vectors_made_otherwise_are_refused(built, encoder, tmp_path, settings, message):
+    with pytest.raises(ArtifactError, match=message):
+        add_vectors(built, vectors_of(tmp_path / "v", MORE, encoder, **settings))
 
 
 @pytest.mark.parametrize("document, what", [(CHANGED[0], "text"), (CHANGED[1], "metadata")])

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ctxembed.index import changes as index_changes
 from ctxembed.index import kinds as index_kinds
+from ctxembed.index import rows as index_rows
 from ctxembed.index import searcher as index_search
 from ctxembed.index.changes import compact_folder, delete_rows
 from ctxembed.index.folder import check_folder
@@ -117,6 +118,13 @@ def test_index_after_random_changes_equals_brute_force(kind, fake_encoder, monke
     for module in (index_changes, index_kinds):
         monkeypatch.setattr(module, "FLAT_VALUES", 160)  # ten rows: more of them are added as a graph
     monkeypatch.setattr(index_search, "EXACT_ROWS", 2)
+    monkeypatch.setattr(index_changes, "SMALL_VALUES", 32)  # two rows
+    for name, value in (
+        ("COPIED_BYTES", 0),
+        ("LOG_BYTES", 100_000),
+        ("LOGGED_SHARE", 0.5),
+    ):  # copies and logs, in turns
+        monkeypatch.setattr(index_rows, name, value)
     machine = type("Machine", (Changes,), {"kind": kind, "encoder": fake_encoder})
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     limits = settings(max_examples=6, stateful_step_count=8, deadline=None, suppress_health_check=checks)

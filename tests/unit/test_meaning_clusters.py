@@ -7,7 +7,9 @@ from sklearn.metrics import adjusted_rand_score
 from ctxembed.errors import InvalidInputError
 from ctxembed.meaning.clusters import (
     SEPARATION,
+    agreement,
     cluster_uses,
+    mean_cosine,
     nearest_centres,
     separation,
     silhouette,
@@ -55,6 +57,39 @@ def test_every_method_finds_two_senses_that_are_far_apart(method) -> None:
     clear = ~clusters.unclear
     assert clear.mean() > 0.6
     assert adjusted_rand_score(gold[clear], clusters.labels[clear]) > 0.95
+
+
+def blended(rng: np.random.Generator, number: int, *, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Uses of two senses that shade into each other: no gap, but the wider spread the further apart they are."""
+    gold = np.repeat([0, 1], number // 2)
+    vectors = rng.standard_normal((number, 48)) / np.arange(1, 49) ** 0.5
+    vectors[:, 0] += apart * gold
+    vectors[:, 1] += 2
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), gold
+
+
+def test_uses_too_unlike_to_be_one_sense_are_split_without_a_gap() -> None:
+    rng = np.random.default_rng(4)
+    (one, _), (two, gold) = blended(rng, 200, apart=0.0), blended(rng, 200, apart=2.5)
+    alike = (mean_cosine(one) + mean_cosine(two)) / 2
+    assert len(cluster_uses(one, alike=alike)) == 1
+    assert len(cluster_uses(two)) == 1  # nothing but the model's scale tells
+    found = cluster_uses(two, alike=alike)
+    assert len(found) == 2
+    assert adjusted_rand_score(gold, found.labels) > 0.4
+
+
+def test_halves_agree_best_on_the_number_planted() -> None:
+    vectors = word(np.random.default_rng(11), 240, senses=3)[0]
+    found = {k: agreement(vectors, k) for k in (2, 3, 5)}
+    assert found[3] > 0.9 > max(found[2], found[5])
+
+
+def test_mean_cosine_is_that_of_all_pairs() -> None:
+    vectors = word(np.random.default_rng(5), 30, senses=2)[0]
+    pairs = np.triu_indices(30, 1)
+    assert mean_cosine(vectors) == pytest.approx(float((vectors @ vectors.T)[pairs].mean()), abs=1e-6)
+    assert mean_cosine(vectors[:1]) == 1
 
 
 def test_one_sense_in_two_grammatical_positions_stays_whole() -> None:

@@ -10,7 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.meaning.occurrences import Occurrence
-from ctxembed.meaning.senses import SenseFolder, WordSenses, find_senses, read_inventory, with_glosses
+from ctxembed.meaning.sense_folder import SenseFolder
+from ctxembed.meaning.senses import WordSenses, find_senses, read_inventory, with_glosses
 from ctxembed.report.meaning import senses_page
 from ctxembed.report.meaning_figures import sense_figure
 from ctxembed.types import Usage

@@ -8,7 +8,8 @@ import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.kinds import IndexOptions
-from ctxembed.meaning.word_index import WordChoice, WordIndex, build_word_index, count_chosen, forecast, word_options
+from ctxembed.meaning.word_choice import WordChoice, count_chosen, forecast, word_options
+from ctxembed.meaning.word_index import WordIndex, build_word_index
 from ctxembed.text import parse_usage, word_form, word_forms
 from ctxembed.types import Document, Usage, Vectors
 

@@ -8,7 +8,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.overview import duplicates
+from ctxembed.overview import duplicates, topics
+from ctxembed.overview.blocks import IndexVectors
 from ctxembed.overview.duplicates import near_duplicate_groups
 from ctxembed.overview.projection import name_groups, project
 from ctxembed.overview.topics import distinctive_words, find_topics
@@ -62,6 +63,37 @@ def test_nothing_duplicates_nothing(vectors):
 def test_impossible_threshold_is_refused():
     with pytest.raises(InvalidInputError, match=r"the threshold is 1\.5"):
         near_duplicate_groups(unit(2, 2), threshold=1.5)
+
+
+class Kept:
+    """Keeps vectors under numbers from 100 on, and notes how many are asked for at a time."""
+
+    def __init__(self, array):
+        self.array, self.asked = array, []
+
+    def vectors(self, numbers):
+        self.asked.append(len(numbers))
+        return self.array[numbers - 100]
+
+
+def test_groups_of_an_index_read_two_blocks_at_a_time(monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK_ROWS", 7)
+    kept = Kept(unit(60, 4))
+    found = near_duplicate_groups(IndexVectors(kept, np.arange(100, 160)), threshold=0.7)
+    assert [group.tolist() for group in found] == groups_by_hand(kept.array, 0.7)
+    assert max(kept.asked) == 7
+
+
+def test_topics_of_an_index_are_those_of_the_array_and_are_read_in_blocks(monkeypatch):
+    vectors, _ = blobs([40, 10, 25])
+    vectors[3] = 0
+    expected = find_topics(vectors, count=3)
+    monkeypatch.setattr(topics, "BLOCK_ROWS", 9)
+    kept = Kept(vectors)
+    found = find_topics(IndexVectors(kept, np.arange(100, 175)), count=3)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-6)
+    assert sorted(set(kept.asked)) == [2, 3, 9, 74]  # blocks, their rests, and the sample
 
 
 def blobs(sizes, width=16, spread=0.1):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.index import folder as folder_module
 from ctxembed.retrieval import candidates as candidates_module
 from ctxembed.retrieval.candidates import Candidates
 from ctxembed.retrieval.options import SearchOptions
@@ -128,9 +129,10 @@ def lexical_rows():
 
 @pytest.mark.parametrize("where", ["n = 7", "n < 3", "year >= 2000", "even = true and n > 20", "n != 5", "n > 100"])
 @pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
-@pytest.mark.parametrize("overfetch", [1, 10**6])
-def test_filtered_hits_are_the_best_of_all_rows_under_the_condition(search, monkeypatch, where, mode, overfetch):
-    monkeypatch.setattr(candidates_module, "OVERFETCH", overfetch)  # either way to filter, and both
+@pytest.mark.parametrize("few, overfetch", [(5000, 1), (0, 1), (0, 10**6)])
+def test_filtered_hits_are_the_best_of_all_rows_under_the_condition(search, monkeypatch, where, mode, few, overfetch):
+    monkeypatch.setattr(folder_module, "FEW_ROWS", few)  # each way to filter, and both
+    monkeypatch.setattr(candidates_module, "OVERFETCH", overfetch)
     tests = {
         "n = 7": lambda n: n == 7,
         "n < 3": lambda n: n < 3,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctxembed import store as store_module
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.filters import parse
 from ctxembed.store import DocumentStore, StoredRow, content_hash
@@ -134,7 +135,7 @@ def test_another_schema_version_is_refused(tmp_path):
     connection = sqlite3.connect(tmp_path / "r")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(ArtifactError, match="schema version 7, this ctxembed reads 2"):
+    with pytest.raises(ArtifactError, match="schema version 7, this ctxembed reads 3"):
         DocumentStore.open(tmp_path / "r")
 
 
@@ -252,6 +253,56 @@ def test_condition_finds_rows(store):
     store.add([*WORDS, *ROWS])
     assert store.select(parse("n = 1")).tolist() == [0, 1, 3]
     assert store.select(parse("word = 'two' or id = 'b'")).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "where", ["n = 1", "n = '1'", "n > 0 and x < 1", "é in ('ü', 'u')", "ok = true", "word = 'two'"]
+)
+def test_rare_condition_is_found_by_an_index(store, where):
+    store.add([*WORDS, *ROWS])
+    expected = store.select(parse(where)).tolist()
+    store.index_columns()
+    sql, values = parse(where).sql(store.indexed)
+    plan = store._connection.execute(f"EXPLAIN QUERY PLAN SELECT number FROM rows WHERE {sql}", values).fetchall()
+    assert "SCAN" not in " ".join(step[-1] for step in plan)
+    assert store.select(parse(where)).tolist() == expected != []
+
+
+def test_indexed_columns_follow_every_change(store, tmp_path):
+    store.add([Row("a", "one", metadata={"n": 1}), Row("b", "two", metadata={"n": 2})])
+    store.index_columns()
+    store.add([Row("c", "three", metadata={"n": 2, "it's": "x"})])
+    store.set_metadata([('{"n": 2, "new": true}', "a")])
+    store.delete(np.array([1]))
+    store.index_columns()
+    assert set(store.indexed) == {"n", "it's", "new"}
+    for opened in (store, DocumentStore.open(tmp_path / "rows.sqlite")):
+        found = [opened.select(parse(each)).tolist() for each in ("n = 2", "\"it's\" = 'x'", "new = true", "n = 1")]
+        assert found == [[0, 2], [2], [0], []]
+    opened.close()
+
+
+def test_columns_beyond_the_most_are_found_without_an_index(store, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_COLUMNS", 1)
+    store.add([Row("a", "one", metadata={"a": 1, "b": 2, 'c"': 3})])
+    store.index_columns()
+    assert store.indexed == {"a": 0}
+    assert store.select(parse("a = 1 and b = 2")).tolist() == [0]
+
+
+def test_store_of_the_version_before_is_read_and_brought_up_to_date(store, tmp_path):
+    store.add(ROWS)
+    store.close()
+    path = tmp_path / "rows.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP TABLE columns; PRAGMA user_version = 2")
+    connection.close()
+    with DocumentStore.open(path) as old:
+        assert (old.indexed, old.select(parse("n = 1")).tolist()) == ({}, [0])
+    DocumentStore.open(path, readonly=False).close()
+    with DocumentStore.open(path) as new:
+        assert set(new.indexed) == {"n", "x", "ok", "none", "é"}
+        assert new.select(parse("n = 1")).tolist() == [0]
 
 
 def test_check_names_a_row_without_its_text(store, tmp_path):
