@@ -149,6 +149,24 @@ def texts() -> Rows:
     return scores(systems | {"BM25": "bm25 (bm25s)", "length": "length"}, TEXTS)
 
 
+def layers() -> Rows:
+    """Same meaning or not, by every layer, and by an encoder of the same shape with untrained weights."""
+    table = [["layer", *(f"{model}: {task}" for model in (OURS, MINILM) for task in WORDS)]]
+    for layer in range(1, 7):
+        found = [
+            score(f"{model} layer {layer}", (f"duel/layers/{Path(file).name}-{layer}", task, metric))
+            for model in (OURS, MINILM)
+            for file, task, metric in WORDS.values()
+        ]
+        table.append([str(layer), *("" if row is None else number(row["value"]) for row in found)])
+    untrained = [
+        score("untrained", (f"duel/layers/{Path(file).name}-untrained", task, metric))
+        for file, task, metric in WORDS.values()
+    ]
+    table.append(["untrained", *("" if row is None else number(row["value"]) for row in untrained), "", "", ""])
+    return table
+
+
 def objectives() -> Rows:
     """What each mixture of objectives learns in the same time; half the range of several seeds behind the mean."""
     tasks = {
@@ -176,8 +194,107 @@ def _mean(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {number((max(values) - min(values)) / 2)}"
 
 
+def reliability() -> Rows:
+    """How true the probabilities of `compare` are."""
+    rows = [*results("compare-reliability")["results"], *results("compare-reliability-minilm")["results"]]
+    table = [["", "right side of the threshold", "Brier score", "expected calibration error"]]
+    for row in rows:
+        table.append([row["system"], *map(number, (row["accuracy"], row["brier"], row["expected_calibration_error"]))])
+    return table
+
+
+def why() -> Rows:
+    """How often the word that decides the sense comes first."""
+    ours, other = results("compare-why")["results"], results("compare-why-minilm")["results"]
+    heads = [f"{model}: {which}" for model in (OURS, MINILM) for which in ("all words", "content words")]
+    table = [["", *heads]]
+    for mine in ours:
+        beside = [row for row in other if row["method"] == mine["method"]]
+        cells = [
+            f"{row[first]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
+            for row in (mine, *beside)
+            for first, low, high in (("first", "low", "high"), ("first_of_content", "content_low", "content_high"))
+        ]
+        table.append([mine["method"], *cells])
+    return table
+
+
+def planted() -> Rows:
+    """How often planted shifts are reported."""
+    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in results("planted-shift")["rows"]:
+        kinds[row["planted"]].append(row)
+    heads = [f"{kind} ({rows[0]['tests']} tests): {name}" for kind, rows in kinds.items() for name in ("`p`", "`p_jsd`")]
+    table = [["share replaced", *heads]]
+    for rows in zip(*kinds.values(), strict=True):
+        shares = (number(row[name]) for row in rows for name in ("reported_p", "reported_p_jsd"))
+        table.append([f"{rows[0]['share']:g}", *shares])
+    return table
+
+
+def _grouping(file: str, **wanted: str) -> dict[str, Any]:
+    [row] = [row for row in results(file)["rows"] if all(row[name] == value for name, value in wanted.items())]
+    return row
+
+
+def _above(row: dict[str, Any], *others: dict[str, Any]) -> list[str]:
+    """Write V-measure, ARI and paired F of a grouping, bold where all others are below."""
+    cells = []
+    for name in ("v_measure", "ari", "paired_f"):
+        best = max(other[name] for other in others)
+        cells.append(f"**{number(row[name])}**" if row[name] > best else number(row[name]))
+    return cells
+
+
+BLIND = ("one group", "each alone", "random", "static context")
+FOUR = ("hard", "interest", "line", "serve")
+
+
+def groups() -> Rows:
+    """Groups of labelled uses, as many as there are senses; bold above every grouping that knows nothing."""
+    heads = ["senses", "V-measure", "ARI", "paired F", "each alone, V", "static contexts, V", "one group, F"]
+    table = [["", *heads]]
+    for word in FOUR:
+        given = {"number": "given", "by": "word and sentence", "word": word}
+        blind = {system: _grouping("senses", **given, system=system) for system in BLIND}
+        own = _grouping("senses", **given, system="found")
+        beside = (blind["each alone"]["v_measure"], blind["static context"]["v_measure"], blind["one group"]["paired_f"])
+        table.append([word, str(own["senses"]), *_above(own, *blind.values()), *map(number, beside)])
+    return table
+
+
+def groups_found() -> Rows:
+    """The same, with the number of groups left open; of two models."""
+    heads = ["groups", "V-measure", "ARI", "paired F", "MiniLM: groups", "V-measure", "ARI", "paired F"]
+    table = [["", *heads]]
+    for word in FOUR:
+        cells = [word]
+        for file in ("senses", "senses-minilm"):
+            given = {"number": "given", "by": "word and sentence", "word": word}
+            own = _grouping(file, number="found", by="word and sentence", word=word, system="found")
+            cells += [str(own["groups"]), *_above(own, *(_grouping(file, **given, system=system) for system in BLIND))]
+        table.append(cells)
+    return table
+
+
+def speed() -> Rows:
+    """Text to sentence vectors, beside other libraries with the same weights."""
+    kept: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in results("speed")["results"]:
+        kept[row["system"], row["model"], row["precision"]][row["workload"]] = row
+    table = [["", "mixed, texts a second", "titles, texts a second", "lowest cosine to float32", "query, median ms"]]
+    for (system, model, precision), rows in kept.items():
+        name = f"{model}, the model that ships" if model == OURS else f"{system.removesuffix('-' + precision)}, {precision}"
+        rates = [f"{rows[workload]['sentences_per_second']:,.0f}" for workload in ("mixed", "titles")]
+        cosine = "" if model == OURS else f"{rows['mixed']['min_cosine']:.4f}".replace("0.", ".", 1)
+        table.append([name, *rates, cosine, f"{rows['query']['latency_ms']:.1f}"])
+    return table
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
-    table.__name__: table for table in (headline, words, senses, pairs, texts, objectives)
+    table.__name__: table
+    for table in (headline, words, layers, senses, pairs, texts, objectives)
+    + (reliability, why, planted, groups, groups_found, speed)
 }
 
 

@@ -28,7 +28,23 @@ duel() { # contextual against static (docs/results.md): two models, and every lo
     ctxembed bench retrieval --data "$EVAL/$set" -m "$encoder" -m "$model" --against "static:$static" --against "static+sif+common:$static" --against bm25 --against length -o "$out/$set.json"
   done
   ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" -m "$encoder" -m "$model" --against "static:$static" --against "layer0:$encoder" --against random -o "$out/senseval.json"
-  ctxembed bench senses --data "$EVAL/semcor" -m "$encoder" --against "static:$static" -o "$out/semcor.json"
+}
+
+contamination() { # sentences of the evaluation sets that the training text holds word for word
+  python3 "$here/contamination.py" "$here/contamination.json" "$CORPUS" "$EVAL"
+}
+
+layers() { # the same pairs by every layer of the model that ships and of all-MiniLM-L6-v2; the model that ships with untrained weights beside
+  local model=${MODEL:-$RUN/minilm} out="$here/duel/layers" set
+  mkdir -p "$out"
+  python3 "$here/untrained.py" "$encoder" "$RUN/untrained"
+  for layer in 1 2 3 4 5 6; do
+    ctxembed bench words -m "$encoder" -m "$model" --layer "$layer" -o "$out/shipped-words-$layer.json"
+    for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" -m "$encoder" -m "$model" --layer "$layer" -o "$out/$set-$layer.json"; done
+  done
+  ctxembed bench words -m "$RUN/untrained" -o "$out/shipped-words-untrained.json"
+  for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" -m "$RUN/untrained" -o "$out/$set-untrained.json"; done
+  for set in stsb sick; do ctxembed bench sentences --data "$EVAL/$set" -m "$RUN/untrained" -o "$out/$set-untrained.json"; done
 }
 
 lookup-speed() { # what a lookup saves: the sample corpus into sentence vectors and word vectors, best of three

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ctxembed_cli.main import main
 
 from ctxembed.runtime import data_directory
@@ -51,7 +52,7 @@ def ctxembed(*arguments: str | Path, input: str | bytes = "", code: int = 0) -> 
     """
     data = input.encode() if isinstance(input, str) else input
     stdin, stdout, stderr = (io.TextIOWrapper(io.BytesIO(part), encoding="utf-8") for part in (data, b"", b""))
-    exit_code = 0
+    exit_code, threads = 0, torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ctxembed", *map(str, arguments)])
         patch.setattr(sys, "stdin", stdin)
@@ -60,6 +61,8 @@ def ctxembed(*arguments: str | Path, input: str | bytes = "", code: int = 0) -> 
                 main()
             except SystemExit as leaving:
                 exit_code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+            finally:
+                torch.set_num_threads(threads)  # --threads is for one run
     outcome = Outcome(exit_code, *(_written(stream) for stream in (stdout, stderr)))
     assert outcome.code == code, f"{arguments} left with {outcome.code}: {outcome.stderr}"
     return outcome

@@ -1,29 +1,40 @@
 #!/usr/bin/env bash
-# Trains both models that ship, from nothing. About two hours on two cores with AMX; every step can be killed and run again with --resume.
-#   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/openstax_glossary.jsonl.zst)
+# Trains both models that ship, from nothing: some five hours of two cores without AMX; every step can be killed and run again with --resume.
+#   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/*.jsonl.zst)
+#   SEMCOR    sentences with senses, jsonl (docs/formats.md)
 #   TEACHERS  folder with all-MiniLM-L6-v2 and all-mpnet-base-v2 (Hugging Face folders, safetensors)
 #   RUN       where everything goes
-# The weights that ship were made with an earlier form of the same commands and settings.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-: "${CORPUS:?}" "${TEACHERS:?}" "${RUN:?}"
+: "${CORPUS:?}" "${SEMCOR:?}" "${TEACHERS:?}" "${RUN:?}"
 mkdir -p "$RUN"
-CORPUS=$(cd "$CORPUS" && pwd)
-RUN=$(cd "$RUN" && pwd)
-export CORPUS RUN # distill.toml names them, relative to nothing
-names="wikipedia_core-00 wikipedia_tail books-00 openstax arxiv us_gov_web tech_blogs_proposals masc ud_ewt_gum sgd_dialogues
-       movie_reviews us_state_historian scp_wiki craft_pmc"
-texts=(); for name in $names; do texts+=("$CORPUS/$name.txt.zst"); done
-definitions="$CORPUS/pairs/openstax_glossary.jsonl.zst"
+CORPUS=$(cd "$CORPUS" && pwd) RUN=$(cd "$RUN" && pwd)
+export CORPUS SEMCOR RUN # meaning.toml names them
+files() { for name in "$@"; do echo "$CORPUS/$name.txt.zst"; done; }
+mapfile -t texts < <(files wikipedia_core-00 wikipedia_core-01 wikipedia_core-02 wikipedia_tail books-00 openstax arxiv us_gov_web tech_blogs_proposals masc ud_ewt_gum \
+  sgd_dialogues movie_reviews us_state_historian scp_wiki craft_pmc us_presidents computing_dictionaries cia_factbook)
+mapfile -t more < <(files books-01)
+mapfile -t fewer < <(files wikipedia_core-00 wikipedia_tail books-00 openstax arxiv us_gov_web tech_blogs_proposals masc ud_ewt_gum sgd_dialogues movie_reviews us_state_historian \
+  scp_wiki craft_pmc)
 
-ctxembed train mlm "${texts[@]}" -o "$RUN/mlm" --config "$here/mlm.toml" --max-documents 240000 \
-  --max-steps 4200 --batch-tokens 4096 --learning-rate 1e-3 --seed 1
+# A tokenizer, word vectors for the first embedding layer, and masked words.
+ctxembed tokenizer train "${texts[@]}" -o "$RUN/tokenizer" --vocab-size 24000 --strip-accents --sample 300000
+ctxembed train static "${texts[@]}" -o "$RUN/static256" --dimension 256 --max-documents 250000 --epochs 3 --max-vocabulary 60000
+ctxembed train mlm "${texts[@]}" -o "$RUN/mlm" --config "$here/mlm.toml" --tokenizer "$RUN/tokenizer" --init-embeddings "$RUN/static256" \
+  --max-documents 120000 --max-steps 900 --batch-tokens 4096 --learning-rate 1.5e-3 --whole-words --mask-fraction 0.25 --seed 1
 
-# What the teachers say: whole sentences and definitions, and the content words of the same sentences.
-ctxembed embed "${texts[@]}" -m "hf:$TEACHERS/all-MiniLM-L6-v2" -o "$RUN/teacher-sentences" --split-sentences --sample 100000 --dtype float16
-ctxembed embed "$definitions" --text-column positive -m "hf:$TEACHERS/all-MiniLM-L6-v2" -o "$RUN/teacher-definitions" --dtype float16
-ctxembed embed "${texts[@]}" -m "hf:$TEACHERS/all-mpnet-base-v2" -o "$RUN/teacher-words" --unit content-word --layer 5 --split-sentences --sample 100000 --dtype float16
+# What the teachers say: whole sentences, titles and definitions; and the content words of other sentences.
+ctxembed import "$TEACHERS/all-MiniLM-L6-v2" -o "$RUN/minilm"
+ctxembed embed "${texts[@]}" "${more[@]}" -m "$RUN/minilm" -o "$RUN/teacher-sentences" --split-sentences --sample 250000 --seed 12 --dtype float16
+for pairs in wikipedia_title_lead arxiv_title_abstract openstax_glossary computing_dictionary wiki_simplification; do
+  zstd -dc "$CORPUS/pairs/$pairs.jsonl.zst" | python3 "$here/titles.py" "$pairs"
+done > "$RUN/titles.txt"
+ctxembed embed "$RUN/titles.txt" -m "$RUN/minilm" -o "$RUN/teacher-titles" --dtype float16
+ctxembed embed "${texts[@]}" "${more[@]}" -m "hf:$TEACHERS/all-mpnet-base-v2" -o "$RUN/teacher-words-1" --unit content-word --layer 5 --split-sentences \
+  --sample 120000 --seed 11 --dtype float16
+ctxembed embed "${fewer[@]}" -m "hf:$TEACHERS/all-mpnet-base-v2" -o "$RUN/teacher-words-2" --unit content-word --layer 5 --split-sentences --sample 60000 --dtype float16
 
-ctxembed train recipe "$here/distill.toml" -o "$RUN/ctxembed-small"
+# Two processes, one a core.
+OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/meaning.toml" -o "$RUN/ctxembed-small"
 
-ctxembed train static "${texts[@]}" -o "$RUN/static" --max-documents 240000 --dimension 100 --max-vocabulary 40000 --epochs 3 --seed 1
+ctxembed train static "${fewer[@]}" -o "$RUN/static" --max-documents 240000 --dimension 100 --max-vocabulary 40000 --epochs 3 --seed 1
