@@ -329,7 +329,7 @@ class Embedder:
         """Compute the windows whose numbers are in ``block``; see ``_run``."""
         import torch
 
-        from ctxembed.model.inference import runs_of
+        from ctxembed.model.packed import runs_of
 
         parts = [windows[number] for number in block]
         first, last = np.array([self.tokenizer.cls_id]), np.array([self.tokenizer.sep_id])

@@ -10,8 +10,7 @@ Letters: N tokens of a block, R its rows (N and filling), D hidden width, H head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from ctxembed.model.attention import rotary_angles
 from ctxembed.model.encoder import EncoderLayer, TransformerEncoder
+from ctxembed.model.packed import Mix, attention_over
 
 BLOCK = 2048
 """Tokens computed together; texts longer than that make a block of their own."""
@@ -28,12 +28,6 @@ SMALL, ROUNDING = 32, ((32, 1), (256, 8), (BLOCK // 2, 128))
 of what the rows of an input of up to so many tokens are rounded up: kernels must be prepared for each number."""
 WAYS = (4, 3, 2, 1)
 """Blocks computed side by side: the first of these that the threads can be shared out to equally."""
-
-LEAST_PRODUCTS, MOST_SCORES = 4096, 2**20
-"""Multiplications of a text below which torch takes another kernel for few texts than for many, and attention scores
-computed together: more would leave the processor's caches."""
-LANES = 32
-"""Rows of scores have a multiple of this width: softmax takes what is left over number by number."""
 
 
 class InferenceEncoder:
@@ -76,11 +70,17 @@ class InferenceEncoder:
         if config.positions == "rotary":
             tables = rotary_angles(max(lengths), config.hidden_size // config.num_heads, device=token_ids.device)
             angles = tuple(table.to(hidden.dtype)[positions, None] for table in tables)  # (N, 1, K/2) each
-        runs = list(runs_of(lengths))
+        mix = attention_over(
+            lengths,
+            heads=config.num_heads,
+            width=config.hidden_size // config.num_heads,
+            kind=hidden.dtype,
+            device=hidden.device,
+        )
         for number, layer in enumerate(self._layers[:num_layers]):
             if earlier is not None:
                 earlier[number] = hidden[:count].clone()
-            hidden = layer(hidden, runs, angles=angles, step=step)
+            hidden = layer(hidden, mix, angles=angles, step=step)
         if num_layers == len(self._layers) and self.encoder.final_norm is not None:
             hidden = self.encoder.final_norm(hidden)
         return hidden[:count]
@@ -116,19 +116,6 @@ class InferenceEncoder:
         return all(part.has_equal_bits(rows, self.block, threads=threads) for part in self._layers[0].linears)
 
 
-def runs_of(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield first token, number of texts and their length for each run of texts of one length.
-
-    >>> list(runs_of([3, 3, 2]))
-    [(0, 2, 3), (6, 1, 2)]
-    """
-    start = 0
-    for length, group in groupby(lengths):
-        number = len(list(group))
-        yield start, number, length
-        start += number * length
-
-
 class _Layer:
     """An encoder layer on a block of tokens."""
 
@@ -146,66 +133,21 @@ class _Layer:
         self._feed_forward_norm: Callable[[Tensor], Tensor] = layer.feed_forward_norm
         self.linears = (self._project, self._join, self._inner, self._outer)
 
-    def __call__(
-        self, hidden: Tensor, runs: Sequence[tuple[int, int, int]], *, angles: tuple[Tensor, ...] | None, step: int
-    ) -> Tensor:
+    def __call__(self, hidden: Tensor, mix: Mix, *, angles: tuple[Tensor, ...] | None, step: int) -> Tensor:
         """Map (R, D) to (R, D)."""
         normed = self._attention_norm(hidden) if self._norm_first else hidden
-        mixed = self._mix(self._project(normed, step=step), runs, angles)
-        hidden = self._join(mixed, plus=hidden, step=step)
+        parts = self._project(normed, step=step).view(len(hidden), 3, self._num_heads, -1)  # (R, 3, H, K)
+        if angles is not None:
+            _rotate(parts[: len(angles[0]), :2], angles)
+        hidden = self._join(mix(parts).view(hidden.shape), plus=hidden, step=step)
         if self._norm_first:
             return self._feed(self._feed_forward_norm(hidden), plus=hidden, step=step)
         hidden = self._attention_norm(hidden)
         return self._feed_forward_norm(self._feed(hidden, plus=hidden, step=step))
 
-    def _mix(
-        self, projected: Tensor, runs: Sequence[tuple[int, int, int]], angles: tuple[Tensor, ...] | None
-    ) -> Tensor:
-        """Let the tokens of each text attend to each other: (R, 3 D) to (R, D)."""
-        rows, width = projected.size(0), projected.size(1) // 3
-        parts = projected.view(rows, 3, self._num_heads, width // self._num_heads)
-        if angles is not None:
-            _rotate(parts[: len(angles[0]), :2], angles)
-        mixed = projected.new_empty(rows, self._num_heads, parts.size(-1))
-        for start, number, length in runs:
-            end = start + number * length
-            texts = parts[start:end].view(number, length, 3, self._num_heads, -1)
-            result = _attend(texts.permute(2, 0, 3, 1, 4)).transpose(1, 2)  # (texts, T, H, K)
-            mixed[start:end].view(result.shape).copy_(result)
-        if end < rows:
-            mixed[end:] = 0
-        return mixed.view(rows, width)
-
     def _feed(self, hidden: Tensor, *, plus: Tensor, step: int) -> Tensor:
         inner = self._inner(hidden, step=step)
         return self._outer(inner if self._plain else self._feed_forward.activate(inner), plus=plus, step=step)
-
-
-def _attend(parts: Tensor) -> Tensor:
-    """Mix values by attention: queries, keys and values (3, texts, H, T, K) to (texts, H, T, K).
-
-    In bfloat16 on a CPU two batched products take about two thirds of the time of the fused kernel. Which way
-    is taken follows from the text's own length: its bits must not depend on its company.
-    """
-    heads, length, width = parts.shape[2:]
-    products = parts.device.type == "cpu" and parts.dtype == torch.bfloat16
-    if not products or heads * length * length * width <= LEAST_PRODUCTS:
-        query, key, value = parts
-        return functional.scaled_dot_product_attention(query, key, value)
-    together = max(1, MOST_SCORES // (heads * length * length))
-    if parts.size(1) <= together:
-        return _products(parts)
-    mixed = [_products(some) for some in torch.split(parts, together, dim=1)]
-    return torch.cat(mixed)
-
-
-def _products(parts: Tensor) -> Tensor:
-    _, number, heads, length, width = parts.shape
-    query, key, value = parts.reshape(3, number * heads, length, width)  # (texts H, T, K) each
-    scores = query.new_empty(number * heads, length, -(-length // LANES) * LANES)  # (texts H, T, T and filling)
-    scores[..., length:] = -torch.inf
-    scores[..., :length].baddbmm_(query, key.transpose(1, 2), beta=0, alpha=width**-0.5)
-    return torch.bmm(scores.softmax(dim=-1)[..., :length], value).view(number, heads, length, width)
 
 
 def _rotate(pairs: Tensor, angles: tuple[Tensor, ...]) -> None:

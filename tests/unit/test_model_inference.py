@@ -139,16 +139,6 @@ def test_rows_of_other_bits_are_found_out() -> None:
     assert not layer.has_equal_bits(5, 64, threads=1)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize("length", [13, 33, 40])
-def test_scores_beside_the_last_token_do_not_count(dtype: torch.dtype, length: int) -> None:
-    parts = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
-    query, key, value = parts.float()
-    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    close = {"rtol": 0.0, "atol": 1e-5 if dtype == torch.float32 else 2e-2}
-    torch.testing.assert_close(inference._products(parts).float(), expected, **close)
-
-
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_everything_is_made_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch, positions: str) -> None:
     # The device "meta" has shapes and no values, and refuses tensors of the CPU as a GPU does.
