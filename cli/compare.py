@@ -17,6 +17,7 @@ from .compare_output import (
     layer_rows,
     pair_rows,
     print_findings,
+    sense_rows,
     swap_rows,
 )
 from .compare_uses import corpus_usages, expand_stdin, file_usages, read_usage
@@ -173,7 +174,7 @@ def compare(
     """Compare uses of a word: how alike they are in context, beside the static lookup that cannot tell.
 
     Mark the word in each USE with square brackets, or name it with --word. - reads uses from stdin, one a line.
-    jsonl and csv print a row for each pair of uses; with --why, --swap or --layers, rows of that kind.
+    jsonl and csv print a row for each pair of uses; with --why, --swap, --layers or --senses, rows of that kind.
 
     \b
     Example:
@@ -353,14 +354,14 @@ def load_background(
 
 
 def show(found: Findings, output_format: str) -> None:
-    """Print the findings; rows are of one kind, so jsonl and csv take one of --why, --swap and --layers."""
+    """Print the findings; rows are of one kind, so jsonl and csv take one of --why, --swap, --layers and --senses."""
     if output_format == "table":
         print_findings(found)
     elif output_format == "json":
         click.echo(json.dumps(findings_record(found), ensure_ascii=False, indent=2))
     else:
         kinds = {"--why": (found.why, influence_rows), "--swap": (found.swaps, swap_rows)}
-        kinds["--layers"] = (found.layers, layer_rows)
+        kinds |= {"--layers": (found.layers, layer_rows), "--senses": (found.senses, sense_rows)}
         asked = {name: rows for name, (given, rows) in kinds.items() if given}
         if len(asked) > 1:
             raise click.UsageError(

@@ -67,7 +67,7 @@ def print_findings(found: Findings) -> None:
             click.echo(f"the senses part most in layer {layer}, on each layer's own scale of probability")
     if found.senses:
         click.echo("\nthe stored sense each use is nearest to")
-        print_table([{"use": letter(n)} | sense_cells(each) for n, each in enumerate(found.senses)])
+        print_table(sense_rows(found))
     if any(result.nearest):
         click.echo(f"\nused most like it in {found.background}")
         print_table([{"use": letter(n), "words": joined(near)} for n, near in enumerate(nearest_pairs(result))])
@@ -85,6 +85,11 @@ def joined(near: Sequence[tuple[str, float]]) -> str:
 def sense_cells(near: NearSense | None) -> dict[str, Any]:
     """Return a stored sense and how near it is; empty for a word without."""
     return {"sense": near.id if near else None, "similarity": round(near.similarity, 6) if near else None}
+
+
+def sense_rows(found: Findings) -> list[dict[str, Any]]:
+    """Return a row for each use: the stored sense that it is nearest to."""
+    return [{"use": letter(number)} | sense_cells(each) for number, each in enumerate(found.senses)]
 
 
 def nearest_pairs(result: Comparison) -> list[list[tuple[str, float]]]:

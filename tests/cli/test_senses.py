@@ -76,6 +76,8 @@ def test_compare_names_the_stored_sense_of_each_use(run: Run, corpus, model: Pat
     assert [sense["sense"] for sense in senses] == ["bank#1", "bank#2", None]
     assert senses[0]["similarity"] == pytest.approx(1, abs=1e-4)  # all uses of the sense are the same sentence
     assert "bank#2" in run(*arguments).stdout
+    rows = run(*arguments, "--format", "jsonl").jsonl
+    assert [(row["use"], row["sense"]) for row in rows] == [("A", "bank#1"), ("B", "bank#2"), ("C", None)]
     wrong = run(*arguments, "--layer", "0", code=3).stderr
     assert "was made with layer None, not 0" in wrong
 
