@@ -127,6 +127,9 @@ def writing(path: Path) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it is flushed to disk and renamed over it when the block succeeds.
 
+    The file gets the rights that new files have here, whatever the library that writes it gives them: safetensors makes
+    files that only their owner may read.
+
     Raises:
         DiskFullError: If there is no room; the temporary file is gone then.
     """
@@ -134,7 +137,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            rights = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(rights)
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(path)

@@ -155,7 +155,7 @@ def embed_corpus(
         unit: See ``embed_documents``.
         layer: See ``embed_documents``.
         resume: Continue an interrupted folder; its finished parts are kept.
-        batch_size: Documents encoded at a time; 16,384 sentences by default, or the words of 2,048.
+        batch_size: Documents encoded at a time; 4,096 sentences by default, or the words of 2,048.
         reuse: A finished folder of the same model, unit and layer, in float32 or the same ``dtype``: rows that it has
             are not computed again.
         counts: Told what was met.
@@ -224,7 +224,7 @@ def _batch_size(wanted: int | None, unit: Unit, layer: Layer | None) -> int:
     """Return how many documents are encoded at a time: many texts of one length fill a block, many words the memory."""
     if wanted is None:
         num_layers = 1 if layer is None or isinstance(layer, int) else max(1, len(layer))
-        return 16_384 if unit == "sentence" else max(1, 2048 // num_layers)
+        return 4096 if unit == "sentence" else max(1, 2048 // num_layers)
     check(wanted >= 1, f"batch_size is {wanted}, need at least 1: leave it out")
     return wanted
 

@@ -101,6 +101,14 @@ def test_atomic_path_puts_the_file_in_place_and_leaves_nothing_else(tmp_path: Pa
     assert names(target.parent) == ["a.txt"]
 
 
+def test_atomic_path_gives_the_rights_of_new_files(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, mode=0o600))
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_atomic_path_replaces_an_older_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old", encoding="utf-8")
     with atomic_path(tmp_path / "a.txt") as temporary:

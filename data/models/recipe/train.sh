@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains both models that ship, from nothing: some five hours of two cores without AMX; every step can be killed and run again with --resume.
+# Trains both models that ship, from nothing: some seven hours of two cores without AMX; every step can be killed and run again with --resume.
 #   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/*.jsonl.zst)
 #   SEMCOR    sentences with senses, jsonl (docs/formats.md)
 #   TEACHERS  folder with all-MiniLM-L6-v2 and all-mpnet-base-v2 (Hugging Face folders, safetensors)
@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 : "${CORPUS:?}" "${SEMCOR:?}" "${TEACHERS:?}" "${RUN:?}"
 mkdir -p "$RUN"
 CORPUS=$(cd "$CORPUS" && pwd) RUN=$(cd "$RUN" && pwd)
-export CORPUS SEMCOR RUN # meaning.toml names them
+export CORPUS SEMCOR RUN # the recipes name them
 files() { for name in "$@"; do echo "$CORPUS/$name.txt.zst"; done; }
 mapfile -t texts < <(files wikipedia_core-00 wikipedia_core-01 wikipedia_core-02 wikipedia_tail books-00 openstax arxiv us_gov_web tech_blogs_proposals masc ud_ewt_gum \
   sgd_dialogues movie_reviews us_state_historian scp_wiki craft_pmc us_presidents computing_dictionaries cia_factbook)
@@ -34,7 +34,17 @@ ctxembed embed "${texts[@]}" "${more[@]}" -m "hf:$TEACHERS/all-mpnet-base-v2" -o
   --sample 120000 --seed 11 --dtype float16
 ctxembed embed "${fewer[@]}" -m "hf:$TEACHERS/all-mpnet-base-v2" -o "$RUN/teacher-words-2" --unit content-word --layer 5 --split-sentences --sample 60000 --dtype float16
 
-# Two processes, one a core.
-OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/meaning.toml" -o "$RUN/ctxembed-small"
+# The other teacher on the texts of those words; paragraphs and abstracts.
+python3 "$here/texts.py" "$RUN/teacher-words-1" "$RUN/teacher-words-2" > "$RUN/word-texts.jsonl"
+ctxembed embed "$RUN/word-texts.jsonl" -m "$RUN/minilm" -o "$RUN/teacher-both" --dtype float16
+ctxembed embed "${texts[@]}" "${more[@]}" -m "$RUN/minilm" -o "$RUN/teacher-paragraphs" --on-long truncate --sample 60000 --seed 13 --dtype float16
+zstd -dc "$CORPUS/pairs/arxiv_title_abstract.jsonl.zst" | python3 "$here/abstracts.py" 12000 > "$RUN/abstracts.jsonl"
+ctxembed embed "$RUN/abstracts.jsonl" -m "$RUN/minilm" -o "$RUN/teacher-abstracts" --on-long truncate --dtype float16
+
+# Two stages, each as two processes, one a core.
+export OMP_NUM_THREADS=1
+torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/meaning.toml" -o "$RUN/meaning"
+torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/sentences.toml" -o "$RUN/ctxembed-small"
+unset OMP_NUM_THREADS
 
 ctxembed train static "${fewer[@]}" -o "$RUN/static" --max-documents 240000 --dimension 100 --max-vocabulary 40000 --epochs 3 --seed 1
