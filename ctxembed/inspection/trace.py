@@ -139,13 +139,13 @@ def trace_sentence(model: Checkpoint, text: str) -> Trace:
 
 
 def _embedding_steps(record: Record, model: Checkpoint, length: int) -> EmbeddingSteps:
-    embedding = model.encoder.embedding
+    embedding, token = model.encoder.embedding, array(record.made["embedding.tokens"])
     position = None
     if embedding.positions is not None:
         position = embedding.positions.weight[:length].detach().numpy()
     elif embedding.sinusoids is not None:
-        position = embedding.sinusoids[:length].numpy()
-    return EmbeddingSteps(array(record.made["embedding.tokens"]), position, array(record.made["embedding"]))
+        position, token = embedding.sinusoids[:length].numpy(), token * token.shape[-1] ** 0.5
+    return EmbeddingSteps(token, position, array(record.made["embedding"]))
 
 
 def _layer_steps(

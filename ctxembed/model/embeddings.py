@@ -48,8 +48,8 @@ class TokenEmbedding(nn.Module):
         places = slice(token_ids.size(-1)) if positions is None else positions
         if self.positions is not None:
             hidden = hidden + self.positions.weight[places]
-        elif self.sinusoids is not None:
-            hidden = hidden + self.sinusoids[places].to(hidden.dtype)
+        elif self.sinusoids is not None:  # waves of height 1 would drown what a token begins with (section 3.4)
+            hidden = hidden * hidden.size(-1) ** 0.5 + self.sinusoids[places].to(hidden.dtype)
         if self.types is not None:
             hidden = hidden + self.types.weight[0]
         embedded: Tensor = self.dropout(self.norm(hidden))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctxembed.config import EncoderConfig
 from ctxembed.errors import InvalidInputError
 from ctxembed.model.attention import (
     MultiHeadAttention,
@@ -19,7 +20,7 @@ from ctxembed.model.attention import (
     rotate,
     scaled_dot_product_attention,
 )
-from ctxembed.model.embeddings import sinusoidal_positions
+from ctxembed.model.embeddings import TokenEmbedding, sinusoidal_positions
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 5, 7, 24, 4
 LENGTHS = torch.tensor([7, 1, 4])
@@ -281,3 +282,10 @@ def test_sinusoids_equal_the_formula(width: int) -> None:
             angle = position / 10_000 ** (2 * (column // 2) / width)
             expected = math.cos(angle) if column % 2 else math.sin(angle)
             assert table[position, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_token_vectors_are_scaled_before_sinusoids_are_added() -> None:
+    embedding = TokenEmbedding(EncoderConfig(vocab_size=9, hidden_size=16, positions="sinusoidal", dropout=0.0)).eval()
+    ids = torch.tensor([[5, 2, 5]])
+    summed = math.sqrt(16) * embedding.tokens.weight[ids[0]] + sinusoidal_positions(3, 16)  # Vaswani et al., 3.4, 3.5
+    torch.testing.assert_close(embedding(ids)[0], torch.nn.functional.layer_norm(summed, (16,), eps=1e-12))
