@@ -90,8 +90,8 @@ def senses(
 ) -> None:
     """Group the uses of words in a corpus or an index of words into senses.
 
-    Uses are split where a gap parts them, judged on uses that the split was not learnt from; without a gap, where two
-    of them are on average likelier of two senses than of one on the model's own scale (the threshold of `compare`).
+    Uses are split where a gap parts them, judged on uses that the split was not learnt from; without a gap, where they
+    are less alike than the uses of one sense mostly are, on the model's own scale (from the benchmark that ships).
     Each sense comes with its share of the uses, the uses nearest its centre, words beside it
     that distinguish it, and what a masked-word model would write in its place. Rows with text, word, start and end are
     uses as given.
@@ -102,13 +102,14 @@ def senses(
       ctxembed senses widx/ bank --format json
       ctxembed senses corpus.txt bank plant -o senses/ --html senses.html
     """
+    from ctxembed.evaluation.calibrating import one_sense_cosine
     from ctxembed.meaning.sense_folder import SenseFolder
     from ctxembed.meaning.senses import find_senses
 
     wanted = read_words(",".join(words))
     encoder = load_any(model, device=device)
     kept = None if output is None else SenseFolder.begin(output, encoder=encoder, layer=layer)
-    alike = None if k is not None or method == "hdbscan" else likeness_of_one_sense(encoder, layer=layer)
+    alike = None if k is not None or method == "hdbscan" else one_sense_cosine(encoder, layer=layer)
     results = []
     for word, uses, vectors in word_uses(
         source, wanted, encoder=encoder, reading=reading, inflections=inflections, most=max_uses, seed=seed, layer=layer
@@ -129,14 +130,6 @@ def senses(
         report_word(result)
     emit([sense_row(result, n, output_format) for result in results for n in range(len(result.senses))], output_format)
     report_encoder(encoder)
-
-
-def likeness_of_one_sense(encoder: Encoder, *, layer: int | None) -> float | None:
-    """Return the cosine from which two uses are likelier of one sense than of two; None if it tells nothing."""
-    from .compare import scale_of
-
-    scale = scale_of(encoder, layer=layer)
-    return None if scale is None else scale.threshold
 
 
 def word_uses(

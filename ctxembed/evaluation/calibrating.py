@@ -1,16 +1,17 @@
 """The calibration of an encoder: its curve from the shipped benchmark's dev half, reliability from the test half.
 
-The curve is computed once for a model, layer and dev half, and kept in the cache folder; where that cannot be
-written it is computed each time.
+The curve, and the mean cosine of words of one sense, are computed once for a model, layer and dev half, and kept in the
+cache folder; where that cannot be written they are computed each time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,9 @@ from ctxembed.errors import InvalidInputError
 from ctxembed.evaluation.datasets import load_usage_pairs
 from ctxembed.evaluation.records import UsagePair
 from ctxembed.runtime import cache_directory, existing, sha256_file, sha256_text, write_json
-from ctxembed.types import UsageEncoder, Vectors
+from ctxembed.types import Usage, UsageEncoder, Vectors
+
+T = TypeVar("T")
 
 FITTED_ON = "word_in_context dev"
 MEASURED_ON = "word_in_context test"
@@ -74,17 +77,43 @@ def calibrate(encoder: UsageEncoder, *, layer: int | None = None, background: Ve
         InvalidInputError: If the encoder knows none of the words.
     """
     dev = existing(_half("dev"))
-    key = sha256_text("calibration 1", encoder.fingerprint, str(layer), sha256_file(dev))
-    path = cache_directory() / "calibration" / f"{key[:32]}.json"
-    curve = _kept(path)
-    if curve is None:
+
+    def fit() -> Calibration:
         similarities, same, _ = _scored(encoder, load_usage_pairs(dev), layer=layer)
-        curve = Calibration.fit(similarities, same, fitted_on=FITTED_ON)
-        with contextlib.suppress(OSError):  # a cache that cannot be written is done without
-            write_json(path, curve.record())
+        return Calibration.fit(similarities, same, fitted_on=FITTED_ON)
+
+    path = _place("calibration 1", encoder, layer, dev)
+    curve = _kept(path, fit, read=Calibration.from_record, write=Calibration.record)
     if background is None:
         return curve
     return replace(curve, quantiles=Calibration.of_background(random_similarities(background)).quantiles)
+
+
+def one_sense_cosine(encoder: UsageEncoder, *, layer: int | None = None) -> float | None:
+    """Return the mean cosine of a word's uses that tells words of one sense from words of two.
+
+    The uses of each sense of the dev half's words are taken as a word of one sense, and all uses of each as a word of
+    two. The value is right about both kinds most often, each kind weighing as much.
+
+    Args:
+        encoder: Makes the vectors.
+        layer: Where they are read; the encoder's choice by default.
+
+    Returns:
+        A cosine between two observed ones; None if none tells the kinds apart better than chance.
+    """
+    uses = existing(_half("uses"))
+    dev = {pair.word for pair in load_usage_pairs(existing(_half("dev")))}
+
+    def find() -> float | None:
+        rows = [row for row in map(json.loads, uses.read_text(encoding="utf-8").splitlines()) if row["word"] in dev]
+        vectors = encoder.encode_usages([Usage(row["text"], row["start"], row["end"]) for row in rows], layer=layer)
+        known = np.flatnonzero(vectors.any(axis=1))
+        senses, words = ([rows[n][name] for n in known] for name in ("sense", "word"))
+        return _between(*(_mean_cosines(vectors[known], groups) for groups in (words, senses)))
+
+    path = _place("one sense 1", encoder, layer, uses, existing(_half("dev")))
+    return _kept(path, find, read=_read_cosine, write=lambda cosine: {"cosine": cosine})
 
 
 def measure_reliability(encoder: UsageEncoder, *, layer: int | None = None, num_bins: int = 10) -> Reliability:
@@ -122,12 +151,49 @@ def _half(name: str) -> Path:
     return runtime.data_directory() / "benchmarks" / "word_in_context" / f"{name}.jsonl"
 
 
-def _kept(path: Path) -> Calibration | None:
-    """Read a curve of the cache; None if it is not there or not whole, which is only worth computing again."""
-    try:
-        return Calibration.from_record(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+def _place(what: str, encoder: UsageEncoder, layer: int | None, *data: Path) -> Path:
+    """Return the file of the cache for something that was found about an encoder on some data."""
+    key = sha256_text(what, encoder.fingerprint, str(layer), *map(sha256_file, data))
+    return cache_directory() / "calibration" / f"{key[:32]}.json"
+
+
+def _kept(path: Path, find: Callable[[], T], *, read: Callable[[Any], T], write: Callable[[T], Mapping[str, Any]]) -> T:
+    """Read what the cache has; find it, and keep it, if it is not there or not whole."""
+    with contextlib.suppress(OSError, ValueError):
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    found = find()
+    with contextlib.suppress(OSError):  # a cache that cannot be written is done without
+        write_json(path, dict(write(found)))
+    return found
+
+
+def _read_cosine(record: Any) -> float | None:
+    if not isinstance(record, dict) or not isinstance(record.get("cosine"), float | None):
+        raise InvalidInputError(f"{record!r} has no cosine")
+    cosine: float | None = record["cosine"]
+    return cosine
+
+
+def _mean_cosines(vectors: Vectors, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return the mean cosine of the pairs within each group of two or more, of unit vectors (N, D) in groups (N,)."""
+    names, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    members = [vectors[numbers == number].astype(np.float64) for number in range(len(names))]
+    pairs = [(rows, len(rows) * (len(rows) - 1)) for rows in members if len(rows) > 1]
+    return np.array([(np.sum(rows.sum(axis=0) ** 2) - len(rows)) / count for rows, count in pairs])
+
+
+def _between(low: NDArray[np.float64], high: NDArray[np.float64]) -> float | None:
+    """Return the value that parts two samples with the fewest mistakes, each sample weighing as much.
+
+    >>> _between(np.array([0.1, 0.2, 0.6]), np.array([0.4, 0.7, 0.8])).__round__(2)
+    0.3
+    """
+    values = np.unique(np.concatenate([low, high]).round(6))
+    cuts = (values[1:] + values[:-1]) / 2
+    right = [(low < cut).mean() + (high >= cut).mean() for cut in cuts] if len(low) and len(high) else []
+    if not right or max(right) <= 1:
         return None
+    return float(cuts[int(np.argmax(right))])
 
 
 def _scored(

@@ -7,8 +7,8 @@ How many senses there are is decided in two steps.
    lie apart (``separation``). A single normal cloud cut through its middle gives 2.65, whatever its width or shape; one
    sense in two grammatical positions gives 3 to 4.5. A cut stands from ``SEPARATION``; groups are cut until none does.
 2. Where there is no gap, are the uses too unlike each other to be of one sense? They are if their mean cosine is below
-   the one at which two uses of a word are as likely of two senses as of one (``alike``, the threshold of the model's
-   ``calibration.Calibration``). Then there are as many senses as two halves of the uses agree on best (``agreement``,
+   the one that tells words of one sense from words of two (``alike``, ``evaluation.calibrating.one_sense_cosine`` of
+   the model). Then there are as many senses as two halves of the uses agree on best (``agreement``,
    as in Tibshirani and Walther 2005, with the adjusted Rand index in place of their prediction strength).
 
 The first needs no scale but finds only senses that do not blend into each other; the second sees those too.

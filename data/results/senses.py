@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ctxembed import Embedder, StaticVectors
 from ctxembed.corpus import Corpus, ReadOptions
-from ctxembed.evaluation.calibrating import calibrate
+from ctxembed.evaluation.calibrating import one_sense_cosine
 from ctxembed.evaluation.senses import LabelledWord, evaluate_senses
 from ctxembed.meaning.occurrences import find_uses, given_usage
 from ctxembed.meaning.senses import find_senses
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     options = parser.parse_args()
     encoder, static = Embedder.load(options.model), StaticVectors.load(default_model("static"))
-    alike = calibrate(encoder).threshold
+    alike = one_sense_cosine(encoder)
     rows, sums = [], {}
     for path in sorted(options.folder.glob("*.jsonl.gz")):
         sums[path.name] = sha256_file(path)

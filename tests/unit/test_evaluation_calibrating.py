@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from ctxembed.calibration import Calibration
 from ctxembed.errors import InvalidInputError
-from ctxembed.evaluation.calibrating import calibrate, measure_reliability
+from ctxembed.evaluation.calibrating import calibrate, measure_reliability, one_sense_cosine
 from ctxembed.runtime import data_directory
 from ctxembed.types import Usage, Vectors
 
@@ -20,6 +21,19 @@ SENSES = {
     (use["text"], use["start"]): use["sense"]
     for use in map(json.loads, (WORDS / "uses.jsonl").read_text(encoding="utf-8").splitlines())
 }
+
+
+class Use(NamedTuple):
+    usage: Usage
+    sense: str
+
+
+DEV_WORDS = {json.loads(line)["word"] for line in (WORDS / "dev.jsonl").read_text(encoding="utf-8").splitlines()}
+DEV_USES = [
+    Use(Usage(use["text"], use["start"], use["end"]), use["sense"])
+    for use in map(json.loads, (WORDS / "uses.jsonl").read_text(encoding="utf-8").splitlines())
+    if use["word"] in DEV_WORDS
+]
 
 
 class SenseEncoder:
@@ -114,3 +128,25 @@ def test_encoder_without_any_of_the_words_is_refused() -> None:
 
     with pytest.raises(InvalidInputError, match="empty has no vectors for the words of the benchmark"):
         calibrate(Empty(0.0, name="empty"))
+
+
+def test_mean_cosine_of_one_sense_lies_between_words_of_one_and_of_two(cache: Path) -> None:
+    encoder = SenseEncoder(0.5)
+    cosine = one_sense_cosine(encoder)
+    assert cosine is not None
+    senses = sorted({use.sense for use in DEV_USES if use.usage.word.lower() == "bark"})
+    one, other = ([use for use in DEV_USES if use.sense == sense] for sense in senses)
+    for uses, alike in ((one, True), (other, True), (one + other, False)):
+        vectors = encoder.encode_usages([use.usage for use in uses])
+        similarities = vectors @ vectors.T
+        assert (similarities[np.triu_indices(len(vectors), 1)].mean() > cosine) == alike
+    assert set(encoder.texts) <= {use.usage.text for use in DEV_USES}
+    again = SenseEncoder(0.5)
+    assert (one_sense_cosine(again), again.texts) == (cosine, [])
+    (kept,) = cache.iterdir()
+    kept.write_text('{"cosine": "high"}')
+    assert one_sense_cosine(again) == cosine
+
+
+def test_encoder_that_knows_no_sense_has_no_mean_cosine_of_one() -> None:
+    assert one_sense_cosine(ConstantEncoder(0.0)) is None
