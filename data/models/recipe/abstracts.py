@@ -6,5 +6,4 @@ import sys
 
 abstracts = [json.loads(line)["positive"] for line in sys.stdin]
 random.Random(5).shuffle(abstracts)
-for text in abstracts[: int(sys.argv[1])]:
-    print(json.dumps({"text": text}))
+sys.stdout.writelines(json.dumps({"text": text}) + "\n" for text in abstracts[: int(sys.argv[1])])

@@ -1,4 +1,4 @@
-"""Writes the texts of vector folders (arguments), each once, as rows of jsonl: what one teacher has read, for another."""
+"""Writes the texts of vector folders (arguments), each once, as rows of jsonl: what one teacher read, for another."""
 
 import json
 import sys
@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-seen = set()
-for folder in sys.argv[1:]:
-    for part in sorted(Path(folder).glob("*.parquet")):
-        for text in pyarrow.parquet.read_table(part, columns=["text"])["text"].to_pylist():
-            if text not in seen:
-                seen.add(text)
-                print(json.dumps({"text": text}))
+parts = [part for folder in sys.argv[1:] for part in sorted(Path(folder).glob("*.parquet"))]
+texts = (text for part in parts for text in pyarrow.parquet.read_table(part, columns=["text"])["text"].to_pylist())
+sys.stdout.writelines(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts))
