@@ -106,10 +106,11 @@ class StoreReader:
             limit: So many at most, any of them.
         """
         condition, values = where.sql(self.indexed)
-        sql = f"SELECT number FROM rows WHERE ({condition})"
-        if among is not None:
-            sql = f"{sql} AND number IN (SELECT value FROM json_each(?))"
-            values = [*values, json.dumps([int(number) for number in among])]
+        source = "rows"
+        if among is not None:  # CROSS JOIN: these rows are looked at, not all that an index of a column has
+            source = "(SELECT value AS wanted FROM json_each(?)) CROSS JOIN rows ON number = wanted"
+            values = [json.dumps(sorted({int(number) for number in among})), *values]
+        sql = f"SELECT number FROM {source} WHERE ({condition})"
         if limit is not None:
             sql += f" LIMIT {int(limit)}"
         return np.sort(self._numbers(sql, *values))

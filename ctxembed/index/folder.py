@@ -24,7 +24,7 @@ HASHED_BYTES = 64 * 2**20
 """Files of no more bytes are compared with their sha256 whenever the index is opened; larger ones by `verify`."""
 _TRIES = 20
 _KEPT_CONDITIONS = 32
-FEW_ROWS = 5_000
+FEW_ROWS = 10_000
 """Rows that satisfy a condition at most, to be listed before anything else is looked at: some milliseconds."""
 
 

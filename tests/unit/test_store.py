@@ -253,6 +253,8 @@ def test_condition_finds_rows(store):
     store.add([*WORDS, *ROWS])
     assert store.select(parse("n = 1")).tolist() == [0, 1, 3]
     assert store.select(parse("word = 'two' or id = 'b'")).tolist() == [1, 4]
+    assert store.select(parse("n = 1"), among=[3, 2, 3, 0]).tolist() == [0, 3]  # each once, in order
+    assert store.select(parse("id = 'b'"), among=[0, 2]).tolist() == []
 
 
 @pytest.mark.parametrize(
