@@ -27,6 +27,7 @@ from ctxembed.calibration import (
 from ctxembed.errors import InvalidInputError
 from ctxembed.evaluation.datasets import load_usage_pairs
 from ctxembed.evaluation.records import UsagePair
+from ctxembed.meaning.clusters import mean_cosine
 from ctxembed.runtime import cache_directory, existing, sha256_file, sha256_text, write_json
 from ctxembed.types import Usage, UsageEncoder, Vectors
 
@@ -176,10 +177,8 @@ def _read_cosine(record: Any) -> float | None:
 
 def _mean_cosines(vectors: Vectors, groups: Sequence[str]) -> NDArray[np.float64]:
     """Return the mean cosine of the pairs within each group of two or more, of unit vectors (N, D) in groups (N,)."""
-    names, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    members = [vectors[numbers == number].astype(np.float64) for number in range(len(names))]
-    pairs = [(rows, len(rows) * (len(rows) - 1)) for rows in members if len(rows) > 1]
-    return np.array([(np.sum(rows.sum(axis=0) ** 2) - len(rows)) / count for rows, count in pairs])
+    names, numbers, sizes = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
+    return np.array([mean_cosine(vectors[numbers == number]) for number in range(len(names)) if sizes[number] > 1])
 
 
 def _between(low: NDArray[np.float64], high: NDArray[np.float64]) -> float | None:
