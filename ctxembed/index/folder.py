@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +39,7 @@ class IndexFolder:
         self._indexes = indexes
         deleted = store.deleted() if manifest.deleted else np.empty(0, dtype=np.int64)
         self._alive = None if not len(deleted) else _mask(manifest.numbers, deleted, value=False)
-        self.matching = lru_cache(_KEPT_CONDITIONS)(self._matching)
+        self._listed: OrderedDict[str, Numbers] = OrderedDict()
         self.few_matching = lru_cache(_KEPT_CONDITIONS)(self._few_matching)
 
     @classmethod
@@ -124,17 +125,31 @@ class IndexFolder:
         order = np.lexsort((ids, -scores))[:, :k]
         return Neighbours(np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1))
 
-    def _matching(self, condition: str) -> Numbers:
+    def matching(self, condition: str) -> Numbers:
         """Return the numbers of the rows that a condition holds for, ascending; kept for the next time.
 
         Raises:
             InvalidInputError: If it cannot be read, or names a column that no row has.
         """
-        parsed = parse(condition)
-        found = self.store.select(parsed)
-        if not len(found):
-            self.check_columns(parsed)
-        return found
+        if condition not in self._listed:
+            parsed = parse(condition)
+            found = self.store.select(parsed)
+            if not len(found):
+                self.check_columns(parsed)
+            self._listed[condition] = found
+            if len(self._listed) > _KEPT_CONDITIONS:
+                self._listed.popitem(last=False)
+        return self._listed[condition]
+
+    def passing(self, numbers: Numbers, where: Filter) -> NDArray[np.bool_]:
+        """Return which rows satisfy a condition, in the shape of their numbers.
+
+        Those rows alone are looked at, unless ``matching`` has listed all that do.
+        """
+        listed = self._listed.get(where.text)
+        if listed is None:
+            return np.isin(numbers, self.store.select(where, among=np.unique(numbers)))
+        return np.asarray(np.searchsorted(listed, numbers, side="right") > np.searchsorted(listed, numbers))
 
     def _few_matching(self, condition: str) -> Numbers | None:
         """Return what ``matching`` does if that is no more than ``FEW_ROWS`` numbers, None if it is more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Self
 
 import numpy as np
@@ -87,7 +88,7 @@ def nearest(folder: IndexFolder, vectors: Vectors, *, k: int, where: Filter | No
     numbers = None if where is None else folder.few_matching(where.text)
     if where is not None and numbers is None:
         found = folder.search(vectors, OVERFETCH * (k + 10))
-        passing = np.isin(found.ids, folder.store.select(where, among=np.unique(found.ids)))
+        passing = folder.passing(found.ids, where)
         if (passing.sum(axis=1) >= k).all():
             rows = zip(*found, passing, strict=True)
             return [Neighbours(scores[passes][:k], ids[passes][:k]) for scores, ids, passes in rows]
@@ -103,11 +104,12 @@ def best_by_words(folder: IndexFolder, query: str, *, k: int, where: Filter | No
     """
     numbers = None if where is None else folder.few_matching(where.text)
     if where is not None and numbers is None:
-        wide = OVERFETCH * (k + 10)
-        found = folder.store.search_text(query, k=wide)
-        passing = set(folder.store.select(where, among=[number for number, _ in found]).tolist())
-        if len(passing) >= k or len(found) < wide:
-            return [each for each in found if each[0] in passing][:k]
+        few = OVERFETCH * (k + 10)
+        for wide in (few, 16 * few):
+            found = folder.store.search_text(query, k=wide)
+            passing = folder.passing(np.array([number for number, _ in found], dtype=np.int64), where)
+            if passing.sum() >= k or len(found) < wide:
+                return list(compress(found, passing.tolist()))[:k]
         numbers = folder.matching(where.text)
     return folder.store.search_text(query, k=k, among=numbers)
 

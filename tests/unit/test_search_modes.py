@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.filters import parse
 from ctxembed.index import folder as folder_module
 from ctxembed.retrieval import candidates as candidates_module
 from ctxembed.retrieval.candidates import Candidates
@@ -151,6 +152,15 @@ def test_filtered_hits_are_the_best_of_all_rows_under_the_condition(search, monk
         else:
             np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected[:k]], atol=1e-6)
             assert {hit.id for hit in hits} <= {hit.id for hit in expected}
+
+
+@pytest.mark.parametrize("where", ["n < 3", "even = true and n > 20", "n > 100"])
+def test_rows_pass_a_condition_listed_before_as_one_looked_up(search, where):
+    numbers, condition = np.array([[0, 59, 22, 22], [2, 3, 1, 40]]), parse(where)
+    looked_up = search.folder.passing(numbers, condition)
+    listed = search.folder.matching(where)
+    assert looked_up.tolist() == np.isin(numbers, listed).tolist()
+    assert search.folder.passing(numbers, condition).tolist() == looked_up.tolist()
 
 
 def test_condition_that_is_none_is_refused_with_its_place(search):
