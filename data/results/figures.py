@@ -122,6 +122,24 @@ def headline() -> Rows:
     return turned(scores(systems, tasks))
 
 
+def stages() -> Rows:
+    """The model that ships after each stage of its training."""
+    systems = {"3, two cores": "meaning", "4, two cores": "sentences", "5, one GPU": "followed", "6, two cores": "polished"}
+    systems["mean of 5 and 6, ships"] = OURS
+    tasks = {
+        "WiC dev": ("stages/wic", "wic", "accuracy"),
+        "MCL-WiC dev": ("stages/mcl_wic_en", "mcl_wic_en", "accuracy"),
+        "shipped pairs": ("stages/shipped-words", "word_in_context", "accuracy"),
+        "line": ("stages/senseval", "line", "1-NN accuracy"),
+        "STS-B dev": ("stages/stsb", "stsb", "spearman"),
+        "SICK dev": ("stages/sick", "sick", "spearman"),
+        "Cranfield": ("stages/cranfield", "cranfield", "nDCG@10"),
+        "CISI": ("stages/cisi", "cisi", "nDCG@10"),
+        "ADI": ("stages/adi", "adi", "nDCG@10"),
+    }
+    return scores(systems, tasks, corner="after stage")
+
+
 def words() -> Rows:
     """Same meaning or not."""
     systems = {OURS: OURS, MINILM: MINILM, STATIC: STATIC} | LOOKUPS | BASELINES
@@ -293,7 +311,7 @@ def speed() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     table.__name__: table
-    for table in (headline, words, layers, senses, pairs, texts, objectives)
+    for table in (headline, stages, words, layers, senses, pairs, texts, objectives)
     + (reliability, why, planted, groups, groups_found, speed)
 }
 

@@ -47,6 +47,21 @@ layers() { # the same pairs by every layer of the model that ships and of all-Mi
   for set in stsb sick; do ctxembed bench sentences --data "$EVAL/$set" -m "$RUN/untrained" -o "$out/$set-untrained.json"; done
 }
 
+stages() { # the model that ships after each stage of its training: STAGES/meaning, sentences, followed, polished, as data/models/recipe/train.sh makes them
+  local out="$here/stages" models=(-m "$encoder") stage set
+  for stage in meaning sentences followed polished; do models+=(-m "${STAGES:?}/$stage"); done
+  mkdir -p "$out"
+  ctxembed bench words "${models[@]}" -o "$out/shipped-words.json"
+  for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" "${models[@]}" -o "$out/$set.json"; done
+  for set in stsb sick; do ctxembed bench sentences --data "$EVAL/$set" "${models[@]}" -o "$out/$set.json"; done
+  ctxembed bench senses --data "$EVAL/senseval_line_hard_serve_interest" "${models[@]}" -o "$out/senseval.json"
+  for set in cranfield cisi adi; do ctxembed bench retrieval --data "$EVAL/$set" "${models[@]}" -o "$out/$set.json"; done
+}
+
+bias() { # which pronoun the masked-word head puts after an occupation
+  python3 "$here/bias.py" "$encoder" "$here/bias.json"
+}
+
 lookup-speed() { # what a lookup saves: the sample corpus into sentence vectors and word vectors, best of three
   python3 "$here/lookup_speed.py" "$encoder" "$static" ${MODEL:+"$MODEL"} > "$here/duel/lookup-speed.json"
 }
@@ -199,20 +214,25 @@ word-rows() { # what a row of an index of words costs beside encoding: static ve
   done
 }
 
-word-index() { # ten million uses of words: forecast, build, what it holds. Stopped and started again it goes on; a finished index is kept
-  local files=("$CORPUS"/wikipedia_core-0[0-2].txt.zst) log="$here/word-index.txt" go=()
-  [ -d "$RUN/word-index/.building" ] && go=(--resume)
-  if [ ! -e "$RUN/word-index/manifest.json" ]; then
-    [ -n "${go[*]}" ] || (ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" --dry-run 2>&1) | tee "$log"
+index-of-words() { # NAME FILE...: forecast, build, what it holds, three searches. Stopped and started again it goes on; a finished index is kept
+  local name=$1 out="$RUN/$1" log="$here/$1.txt" go=()
+  shift
+  [ -d "$out/.building" ] && go=(--resume)
+  if [ ! -e "$out/manifest.json" ]; then
+    [ -n "${go[*]}" ] || (ctxembed index build "$@" --unit word -m "$encoder" -o "$out" --dry-run 2>&1) | tee "$log"
     /usr/bin/time -f 'this run: peak resident memory %M KiB, %e s elapsed, %U s of processor' \
-      nice ctxembed index build "${files[@]}" --unit word -m "$encoder" -o "$RUN/word-index" "${go[@]}" 2>> "$log"
+      nice ctxembed index build "$@" --unit word -m "$encoder" -o "$out" "${go[@]}" 2>> "$log"
   fi
-  ctxembed index info "$RUN/word-index" --format json >> "$log"
+  ctxembed index info "$out" --format json >> "$log"
   for query in "the [bank] of the river" "a [cell] divides" "the [plane] took off"; do
     /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
-      ctxembed search "$RUN/word-index" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
+      ctxembed search "$out" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
   done
 }
+
+word-uses() { index-of-words word-uses "$CORPUS/masc.txt.zst"; } # the uses of words in a small corpus
+
+word-index() { index-of-words word-index "$CORPUS"/wikipedia_core-0[0-2].txt.zst; } # ten million of them
 
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
 # 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains both models that ship, from nothing: some seven hours of two cores without AMX; every step can be killed and run again with --resume.
+# Trains both models that ship, from nothing: some seven hours of two cores without AMX, and ten minutes of a GPU; `ctxembed` steps can be killed and run again with --resume.
 #   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/*.jsonl.zst)
 #   SEMCOR    sentences with senses, jsonl (docs/formats.md)
 #   TEACHERS  folder with all-MiniLM-L6-v2 and all-mpnet-base-v2 (Hugging Face folders, safetensors)
@@ -44,7 +44,17 @@ ctxembed embed "$RUN/abstracts.jsonl" -m "$RUN/minilm" -o "$RUN/teacher-abstract
 # Two stages, each as two processes, one a core.
 export OMP_NUM_THREADS=1
 torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/meaning.toml" -o "$RUN/meaning"
-torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/sentences.toml" -o "$RUN/ctxembed-small"
+torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/sentences.toml" -o "$RUN/sentences"
 unset OMP_NUM_THREADS
+
+# One GPU: both teachers read more text than could be kept on disk, and the student follows.
+mkdir -p "$RUN/gpu"
+python3 "$here/gpu/choose.py" "$CORPUS" "$RUN/gpu"
+python3 "$here/gpu/tokens.py" "$RUN/gpu" "$RUN/gpu" "$RUN/tokenizer/tokenizer.json" "$TEACHERS/all-MiniLM-L6-v2/tokenizer.json" "$(nproc)"
+python3 "$here/gpu/follow.py" "$RUN/sentences" "$RUN/gpu" "$TEACHERS" "$RUN/followed" 545
+
+# Two cores again; the mean of the weights before and after.
+OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/polish.toml" -o "$RUN/polished"
+python3 "$here/average.py" "$RUN/followed" "$RUN/polished" "$RUN/ctxembed-small"
 
 ctxembed train static "${fewer[@]}" -o "$RUN/static" --max-documents 240000 --dimension 100 --max-vocabulary 40000 --epochs 3 --seed 1
