@@ -215,18 +215,19 @@ word-rows() { # what a row of an index of words costs beside encoding: static ve
 }
 
 index-of-words() { # NAME FILE...: forecast, build, what it holds, three searches. Stopped and started again it goes on; a finished index is kept
-  local name=$1 out="$RUN/$1" log="$here/$1.txt" go=()
+  local name=$1 log="$here/$1.txt" go=()
   shift
-  [ -d "$out/.building" ] && go=(--resume)
-  if [ ! -e "$out/manifest.json" ]; then
-    [ -n "${go[*]}" ] || (ctxembed index build "$@" --unit word -m "$encoder" -o "$out" --dry-run 2>&1) | tee "$log"
+  cd "$RUN" # names without folders in the log
+  [ -d "$name/.building" ] && go=(--resume)
+  if [ ! -e "$name/manifest.json" ]; then
+    [ -n "${go[*]}" ] || (ctxembed index build "$@" --unit word -m "$encoder" -o "$name" --dry-run 2>&1) | tee "$log"
     /usr/bin/time -f 'this run: peak resident memory %M KiB, %e s elapsed, %U s of processor' \
-      nice ctxembed index build "$@" --unit word -m "$encoder" -o "$out" "${go[@]}" 2>> "$log"
+      nice ctxembed index build "$@" --unit word -m "$encoder" -o "$name" "${go[@]}" 2>> "$log"
   fi
-  ctxembed index info "$out" --format json >> "$log"
+  ctxembed index info "$name" --format json >> "$log"
   for query in "the [bank] of the river" "a [cell] divides" "the [plane] took off"; do
     /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
-      ctxembed search "$out" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
+      ctxembed search "$name" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
   done
 }
 
