@@ -205,15 +205,6 @@ senses() { # groups of labelled uses beside groupings that know nothing
   python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
 }
 
-word-rows() { # what a row of an index of words costs beside encoding: static vectors, two sizes
-  local log="$here/word-rows.txt" size; : > "$log"
-  for size in small:2900000 large:9000000; do
-    zstd -dc "$CORPUS/wikipedia_core-00.txt.zst" 2> /dev/null | head -c "${size#*:}" > "$RUN/${size%:*}.txt" || true
-    (cd "$RUN" && /usr/bin/time -v ctxembed index build "${size%:*}.txt" --unit word -m "$static" -o "w-${size%:*}/") 2>&1 |
-      grep -v "^.\(Command\|Page size\|.*: 0$\)" >> "$log"
-  done
-}
-
 index-of-words() { # NAME FILE...: forecast, build, what it holds, three searches. Stopped and started again it goes on; a finished index is kept
   local name=$1 log="$here/$1.txt" go=()
   shift
