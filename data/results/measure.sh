@@ -142,7 +142,11 @@ speed() { # text to sentence vectors beside other libraries with the same weight
   [ -d "$model" ] || ctxembed import "$weights" -o "$model"
   ctxembed bench speed -m "$model" -m "$encoder" --weights "$weights" $(printf -- '--against %s ' ctxembed-float32 sentence-transformers \
     sentence-transformers-bf16 onnxruntime onnxruntime-int8 openvino) $(printf -- '--workload %s ' ${WORKLOADS:-mixed titles documents query}) \
-    --rows "${ROWS:-4000}" -o "$here/speed.json" --format table
+    --rows "${ROWS:-4000}" -o "$here/${OUT:-speed}.json" --format table
+}
+
+speed-documents() { # the same with documents of 2,000 words
+  WORKLOADS=documents ROWS=${ROWS:-1800} OUT=speed-documents speed
 }
 
 filling() { # what equal bits in any company cost `embed`: rows of blocks without a token
@@ -222,7 +226,10 @@ index-of-words() { # NAME FILE...: forecast, build, what it holds, three searche
   done
 }
 
-word-uses() { index-of-words word-uses "$CORPUS/masc.txt.zst"; } # the uses of words in a small corpus
+word-uses() { # the uses of words in a small corpus, and the same by product quantisation
+  index-of-words word-uses "$CORPUS/masc.txt.zst"
+  { ctxembed index build "$CORPUS/masc.txt.zst" --unit word --kind ivf-pq -m "$encoder" -o word-uses-pq && ctxembed index info word-uses-pq --format json; } >> "$here/word-uses.txt" 2>&1
+}
 
 word-index() { index-of-words word-index "$CORPUS"/wikipedia_core-0[0-1].txt.zst; } # more than ten million of them
 
