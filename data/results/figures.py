@@ -127,16 +127,13 @@ def stages() -> Rows:
     systems = {"3, two cores": "meaning", "4, two cores": "sentences", "5, one GPU": "followed", "6, two cores": "polished"}
     systems["mean of 5 and 6, ships"] = OURS
     tasks = {
-        "WiC dev": ("stages/wic", "wic", "accuracy"),
-        "MCL-WiC dev": ("stages/mcl_wic_en", "mcl_wic_en", "accuracy"),
-        "shipped pairs": ("stages/shipped-words", "word_in_context", "accuracy"),
-        "line": ("stages/senseval", "line", "1-NN accuracy"),
-        "STS-B dev": ("stages/stsb", "stsb", "spearman"),
-        "SICK dev": ("stages/sick", "sick", "spearman"),
-        "Cranfield": ("stages/cranfield", "cranfield", "nDCG@10"),
-        "CISI": ("stages/cisi", "cisi", "nDCG@10"),
-        "ADI": ("stages/adi", "adi", "nDCG@10"),
+        "WiC dev": WORDS["WiC dev (638)"],
+        "MCL-WiC dev": WORDS["MCL-WiC dev (1,000)"],
+        "shipped pairs": WORDS["shipped set (864 pairs)"],
+        "line": SENSES["line (2,071)"],
+        **{name.split(" (")[0]: task for name, task in TEXTS.items() if "shipped" not in name},
     }
+    tasks = {name: (file.replace("duel/", "stages/"), *rest) for name, (file, *rest) in tasks.items()}
     return scores(systems, tasks, corner="after stage")
 
 

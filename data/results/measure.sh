@@ -209,8 +209,8 @@ senses() { # groups of labelled uses beside groupings that know nothing
   python3 "$here/senses.py" "$EVAL/senseval_line_hard_serve_interest" "$here/senses${MODEL:+-${MODEL##*/}}.json" --corpus "$CORPUS/wikipedia_core-01.txt.zst" -m "${MODEL:-$encoder}"
 }
 
-index-of-words() { # NAME FILE...: forecast, build, what it holds, three searches. Stopped and started again it goes on; a finished index is kept
-  local name=$1 log="$here/$1.txt" go=()
+index-of-words() ( # NAME FILE...: forecast, build, what it holds, three searches. Stopped and started again it goes on; a finished index is kept
+  name=$1 log="$here/$1.txt" go=()
   shift
   cd "$RUN" # names without folders in the log
   [ -d "$name/.building" ] && go=(--resume)
@@ -224,11 +224,11 @@ index-of-words() { # NAME FILE...: forecast, build, what it holds, three searche
     /usr/bin/time -f "one search, start of the program included: %e s, %M KiB" \
       ctxembed search "$name" "$query" -k 3 --same-word -m "$encoder" >> "$log" 2>&1
   done
-}
+)
 
 word-uses() { # the uses of words in a small corpus, and the same by product quantisation
   index-of-words word-uses "$CORPUS/masc.txt.zst"
-  { ctxembed index build "$CORPUS/masc.txt.zst" --unit word --kind ivf-pq -m "$encoder" -o word-uses-pq && ctxembed index info word-uses-pq --format json; } >> "$here/word-uses.txt" 2>&1
+  index-of-words word-uses-pq "$CORPUS/masc.txt.zst" --kind ivf-pq
 }
 
 word-index() { index-of-words word-index "$CORPUS"/wikipedia_core-0[0-1].txt.zst; } # more than ten million of them

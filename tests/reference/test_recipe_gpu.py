@@ -81,14 +81,6 @@ def test_relation_is_the_mean_over_neighbours_of_one_form(recipe):
     torch.testing.assert_close(recipe["follow"].relation_distance(own, goal, forms), torch.stack(gaps).mean())
 
 
-def test_similarity_is_the_divergence_that_the_library_computes(recipe):
-    from ctxembed.training.objectives.distill import similarity_divergence
-
-    own, goal = torch.randn(9, 5), torch.randn(9, 8)
-    expected = similarity_divergence(own, goal, temperature=recipe["follow"].TEMPERATURE)
-    torch.testing.assert_close(recipe["follow"].similarity_divergence(own, goal), expected, atol=1e-5, rtol=1e-5)
-
-
 def test_what_the_context_adds_is_the_difference_from_the_mean_of_the_form(recipe):
     means = recipe["follow"].Means(4, torch.device("cpu"))
     vectors, forms = torch.randn(20, 4), torch.tensor([3] * 8 + [7] * 12)

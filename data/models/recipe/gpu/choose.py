@@ -83,6 +83,7 @@ def shorten(parts: list[str]) -> str:
 def strings(name: str, row: dict[str, Any]) -> tuple[list[str], str | None]:
     """Return what is short in a pair or an entry, and what may be long."""
     if name.endswith("wordnet.jsonl"):
+        # As it ran. Trained again, a model should not read a gloss whose row says gloss_in_eval: it stands in a test.
         return [clean(text) for text in (row["gloss"], *row["examples"], *row["synset_examples"])], None
     if name.endswith("gcide.jsonl"):
         return [*sentences(clean(row["definition"]))[:2], *(clean(each["text"]) for each in row["quotations"])], None

@@ -28,7 +28,8 @@ from torch.nn import functional
 
 from ctxembed.config import TrainingConfig
 from ctxembed.model.checkpoint import Checkpoint, checkpoint_modules, load_checkpoint, save_checkpoint
-from ctxembed.training.objectives.distill import cosine_distance
+from ctxembed.model.pooling import pool_spans
+from ctxembed.training.objectives.distill import cosine_distance, similarity_divergence
 from ctxembed.training.objectives.senses import SenseBatch, Senses
 from ctxembed.training.progress import learning_rate_at
 from ctxembed.training.sense_rows import read_senses
@@ -120,22 +121,6 @@ class Means:
         return vectors - self._total / self._count, vectors - self._sums[forms] / uses[:, None], uses >= COMMON_FORM
 
 
-def span_means(hidden: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-    """Average stretches of tokens by running sums, float32 (W, D)."""
-    sums = functional.pad(hidden.float().cumsum(dim=1), (0, 0, 1, 0))  # (B, T + 1, D)
-    return (sums[rows, ends] - sums[rows, starts]) / (ends - starts)[:, None]
-
-
-def similarity_divergence(own: Tensor, goal: Tensor) -> Tensor:
-    """Return the KL divergence of each row's similarity distribution from the teacher's, itself left out, (N,)."""
-
-    def logarithms(rows: Tensor) -> Tensor:
-        unit = functional.normalize(rows, dim=-1)
-        return (unit @ unit.T / TEMPERATURE).fill_diagonal_(-1e4).log_softmax(dim=-1)
-
-    return functional.kl_div(logarithms(own), logarithms(goal), reduction="none", log_target=True).sum(dim=-1)
-
-
 def relation_distance(own: Tensor, goal: Tensor, forms: Tensor) -> Tensor:
     """Return the mean squared difference of the cosines between uses of one form, each with its next ones."""
     order = forms.argsort()
@@ -219,11 +204,14 @@ class Lesson:
             tokens += ids.numel()
             if name == "short":
                 owners, starts, ends, teacher_starts, teacher_ends, forms = self.texts[name].words(rows)
-                vectors = span_means(self.word_teacher(teacher_ids, lengths), owners, teacher_starts, teacher_ends)
-                own = span_means(states[self.model.pooling.usage_layer], owners, starts, ends)
+                vectors = pool_spans(self.word_teacher(teacher_ids, lengths), owners, teacher_starts, teacher_ends)
+                own = pool_spans(states[self.model.pooling.usage_layer], owners, starts, ends)
                 words.append((own, functional.normalize(vectors, dim=-1), forms))
         own, goal = (torch.cat(each) for each in zip(*parts, strict=True))
-        distances = cosine_distance(self.heads["sentence"](own), goal), similarity_divergence(own, goal)
+        distances = (
+            cosine_distance(self.heads["sentence"](own), goal),
+            similarity_divergence(own, goal, temperature=TEMPERATURE),
+        )
         long = len(parts[-1][0])  # short and long texts count the same
         for name, terms in zip(("sentence", "similarity"), distances, strict=True):
             figures[name] = 0.5 * (terms[:-long].mean() + terms[-long:].mean())
