@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SPEED_PEERS = (
     "ctxembed-float32",
+    "ctxembed-compiled",
     "sentence-transformers",
     "sentence-transformers-bf16",
     "onnxruntime",
@@ -133,7 +134,8 @@ def training(
     "peers",
     type=click.Choice(SPEED_PEERS),
     multiple=True,
-    help="Another library, or our own engine in float32, with the weights of the first model; repeatable.",
+    help="Another library with the weights of the first model, our engine in float32, or the plain encoder through "
+    "torch.compile; repeatable.",
 )
 @click.option(
     "--weights",
@@ -179,7 +181,7 @@ def speed(
     """
     from ctxembed.corpus import texts
     from ctxembed.evaluation.peers import open_peers
-    from ctxembed.evaluation.speed import SpeedTrial, compare_speed, own_models, speed_rows, write_speed
+    from ctxembed.evaluation.speed import OTHER_WAYS, SpeedTrial, compare_speed, own_models, speed_rows, write_speed
     from ctxembed.model.checkpoint import load_checkpoint
     from ctxembed.runtime import data_directory, default_model
 
@@ -189,7 +191,7 @@ def speed(
         if "texts" in workloads:
             raise click.UsageError("--workload texts needs INPUT: name a file, or choose another workload")
     settings = SpeedTrial(workloads=workloads or ("mixed", "query"), **trial)
-    others = [name for name in dict.fromkeys(peers) if name != "ctxembed-float32"]
+    others = [name for name in dict.fromkeys(peers) if name not in OTHER_WAYS]
     if not others:
         refuse_idle(("weights",), "without another library: name one with --against")
     sources = inputs or (str(data_directory() / "corpora" / "sample.txt"),)
@@ -198,8 +200,7 @@ def speed(
     own = own_models([load_checkpoint(path) for path in paths])
     results = []
     with open_peers(others, own[0].checkpoint, weights) as opened:
-        float32 = "ctxembed-float32" in peers
-        for each in compare_speed(own, opened, sentences, trial=settings, float32=float32, tell=say):
+        for each in compare_speed(own, opened, sentences, trial=settings, ways=peers, tell=say):
             results.append(each)
             _say_utilisation(each)
     if output is not None:

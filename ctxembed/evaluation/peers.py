@@ -12,32 +12,26 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.evaluation.batching import BATCH, Encode, Ids, TokenIds, batched
 from ctxembed.runtime import existing, require
 from ctxembed.types import Vectors
 
 if TYPE_CHECKING:
     from ctxembed.model.checkpoint import Checkpoint
 
-BATCH = 32
 EXTRA = "peers"
 PEERS = ("sentence-transformers", "sentence-transformers-bf16", "onnxruntime", "onnxruntime-int8", "openvino")
 _PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 LIBRARIES = ("sentence-transformers", "transformers", "torch", "onnx", "onnxruntime", "openvino")
-
-Encode = Callable[[Sequence[str]], Vectors]
-Ids = NDArray[np.int64]
-Network = Callable[[Ids, Ids], Vectors]
-"""Token ids and mask, (B, T) each, to unit vectors (B, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +188,7 @@ def _onnxruntime(name: str, weights: Path, graph: Path) -> Contender:
 
     limit = read_limit(weights)
     precision = "int8" if int8 else "float32"
-    encode = _batched(weights, limit, lambda batches: [network(*batch) for batch in batches])
+    encode = batched(_token_ids(weights, limit), lambda batches: [network(*batch) for batch in batches])
     return Contender(system=name, model=weights.name, precision=precision, encode=encode, limit=limit)
 
 
@@ -227,6 +221,7 @@ def _openvino(name: str, weights: Path, graph: Path) -> Contender:
         return found
 
     limit, single = read_limit(weights), latency.create_infer_request()
+    token_ids = _token_ids(weights, limit)
 
     def alone(batches: list[tuple[Ids, Ids]]) -> list[Vectors]:
         return [single.infer({"ids": ids, "mask": mask})[0].copy() for ids, mask in batches]
@@ -236,43 +231,20 @@ def _openvino(name: str, weights: Path, graph: Path) -> Contender:
         system=name,
         model=weights.name,
         precision=_PRECISIONS.get(precision, precision),
-        encode=_batched(weights, limit, run),
-        encode_query=_batched(weights, limit, alone),
+        encode=batched(token_ids, run),
+        encode_query=batched(token_ids, alone),
         limit=limit,
     )
 
 
-def _batched(weights: Path, limit: int, run: Callable[[list[tuple[Ids, Ids]]], list[Vectors]]) -> Encode:
-    """Return an ``encode`` that sorts texts by length and pads each batch to its longest."""
+def _token_ids(weights: Path, limit: int) -> TokenIds:
+    """Return what makes the token ids of texts, special tokens included and cut at the limit."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(existing(weights / "tokenizer.json")))
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit)
-
-    def encode(texts: Sequence[str]) -> Vectors:
-        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]), reverse=True)
-        chosen = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        found = np.concatenate(run([padded([ids[number] for number in members]) for members in chosen]))
-        vectors = np.empty_like(found)
-        vectors[order] = found
-        return vectors
-
-    return encode
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
-    """Return ids and mask, (B, T) each, T the longest row; what is padded is 0 in both.
-
-    >>> padded([[7, 8], [9]])[0].tolist(), padded([[7, 8], [9]])[1].tolist()
-    ([[7, 8], [9, 0]], [[1, 1], [1, 0]])
-    """
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)], mask[number, : len(row)] = row, 1
-    return ids, mask
+    return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
 def read_limit(weights: Path) -> int:

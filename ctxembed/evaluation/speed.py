@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ctxembed.model.checkpoint import Checkpoint
 
 Seconds: TypeAlias = NDArray[np.float64]
+FLOAT32, COMPILED = "ctxembed-float32", "ctxembed-compiled"
+OTHER_WAYS = (FLOAT32, COMPILED)
+"""Other ways to run the first model: our engine in float32, and the plain encoder through torch.compile."""
 CHECKED = 64
 """Titles on which contenders must agree before anything is timed."""
 AGREEMENT = {"float32": 0.999}
@@ -236,6 +239,22 @@ class OwnModel:
             own=True,
         )
 
+    def compiled(self) -> Contender:
+        """Return the plain encoder as torch.compile makes it, in the number format of ``auto``."""
+        import torch
+
+        from ctxembed.evaluation.compiled import compiled_encode
+        from ctxembed.model.device import choose_dtype
+
+        dtype = choose_dtype("auto", torch.device("cpu"))
+        return Contender(
+            system=COMPILED,
+            model=self.label,
+            precision=str(dtype).removeprefix("torch."),
+            encode=compiled_encode(self.checkpoint, dtype),
+            limit=self.checkpoint.encoder.config.max_length,
+        )
+
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of each text, special tokens included."""
         return [len(ids) + 2 for ids in self.checkpoint.tokenizer.encode_ids(texts)]
@@ -256,7 +275,7 @@ def compare_speed(
     sentences: Sequence[str],
     *,
     trial: SpeedTrial,
-    float32: bool = False,
+    ways: Sequence[str] = (),
     tell: Callable[[str], None],
 ) -> Iterator[EncodingSpeed]:
     """Time everybody on each workload.
@@ -266,20 +285,23 @@ def compare_speed(
         peers: With the weights of the first.
         sentences: What texts are cut from, or the texts themselves.
         trial: What is done.
-        float32: Run the first model in float32 too.
+        ways: Some of ``OTHER_WAYS``.
         tell: Called with a line when a workload begins.
 
     Raises:
         ArtifactError: Before anything is timed, if a peer runs another model.
+        MissingLibraryError: If the plain encoder is to be compiled and there is no C++ compiler.
     """
     first = models[0]
+    if COMPILED in ways:
+        peers = [first.compiled(), *peers]
     titles = workload_texts("titles", sentences, rows=CHECKED, seed=trial.seed)
     expected = first.embedder("float32", "window").encode(titles)
     for peer in peers:
         check_agreement(peer, expected, titles)
     own = [(model, model.contender("ctxembed")) for model in models]
-    if float32:
-        own.insert(1, (first, first.contender("ctxembed-float32", "float32")))
+    if FLOAT32 in ways:
+        own.insert(1, (first, first.contender(FLOAT32, "float32")))
     for workload in trial.workloads:
         texts = workload_texts(workload, sentences, rows=trial.rows, seed=trial.seed)
         entered = list(own)

@@ -140,7 +140,7 @@ scaling() { # the Transformer beside the recurrent encoder-decoder of the same s
 speed() { # text to sentence vectors beside other libraries with the same weights, and the model that ships beside them
   local model=${MODEL:-$RUN/minilm} weights="$TEACHERS/all-MiniLM-L6-v2"
   [ -d "$model" ] || ctxembed import "$weights" -o "$model"
-  ctxembed bench speed -m "$model" -m "$encoder" --weights "$weights" $(printf -- '--against %s ' ctxembed-float32 sentence-transformers \
+  ctxembed bench speed -m "$model" -m "$encoder" --weights "$weights" $(printf -- '--against %s ' ctxembed-float32 ctxembed-compiled sentence-transformers \
     sentence-transformers-bf16 onnxruntime onnxruntime-int8 openvino) $(printf -- '--workload %s ' ${WORKLOADS:-mixed titles documents query}) \
     --rows "${ROWS:-4000}" -o "$here/${OUT:-speed}.json" --format table
 }
@@ -236,7 +236,7 @@ word-index() { index-of-words word-index "$CORPUS"/wikipedia_core-0[0-1].txt.zst
 # The table of objectives: every mixture goes on from the same masked-word model (BASE) with the steps that ten minutes of both cores allow:
 # 600 seconds by the quicker quarter of a short probe's steps, so that other work on the machine takes nothing from a row.
 #   VECTORS  teacher-sentences, teacher-definitions, teacher-words (data/models/recipe/train.sh makes them)     SEMCOR  its jsonl
-mixtures="mlm contrastive simcse denoise sentences words both senses both+senses both+senses+contrastive+mlm"
+mixtures="mlm contrastive simcse denoise sentences words both relation senses both+senses both+senses+contrastive+mlm"
 objectives() {
   export CORPUS EVAL VECTORS SEMCOR BASE SEED=${SEED:-1}
   mkdir -p "$RUN/objectives"

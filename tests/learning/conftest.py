@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
+
 WorkTogether = Callable[[str], Path]
 
 
@@ -47,3 +49,9 @@ def work_together(tmp_path_factory: pytest.TempPathFactory) -> WorkTogether:
         return folder
 
     return run
+
+
+@pytest.fixture
+def initial(tiny_model: Path) -> Checkpoint:
+    """The model that further training starts from."""
+    return load_checkpoint(tiny_model)

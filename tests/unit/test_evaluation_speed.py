@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError, MissingLibraryError
 from ctxembed.evaluation.peers import PEERS, Contender, open_peers, read_limit, write_weights
 from ctxembed.evaluation.speed import (
+    COMPILED,
+    FLOAT32,
     EncodingSpeed,
     SpeedTrial,
     check_agreement,
@@ -194,7 +198,7 @@ def results(tiny_model: Path) -> list[EncodingSpeed]:
     trial = SpeedTrial(workloads=("mixed", "documents", "query"), rows=20, repeats=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctxembed.evaluation.utilisation.SECONDS", 0.001)
-        return list(compare_speed(models, [peer], SENTENCES, trial=trial, float32=True, tell=lambda _: None))
+        return list(compare_speed(models, [peer], SENTENCES, trial=trial, ways=[FLOAT32], tell=lambda _: None))
 
 
 def test_everybody_is_in_every_workload_and_documents_are_read_in_both_ways(results: list[EncodingSpeed]) -> None:
@@ -249,8 +253,6 @@ def test_windows_are_those_that_the_embedder_cuts(lengths: list[int], width: int
 
 
 def test_operations_are_those_that_torch_counts(checkpoint: Checkpoint) -> None:
-    import torch
-
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         checkpoint.encoder(torch.ones(3, 17, dtype=torch.int64), need_weights=True)
     assert counter.get_total_flops() > 0
@@ -258,8 +260,6 @@ def test_operations_are_those_that_torch_counts(checkpoint: Checkpoint) -> None:
 
 
 def test_machine_has_a_rate() -> None:
-    import torch
-
     assert machine_gigaflops([(16, 16)], torch.float32) > 0
 
 
@@ -288,6 +288,32 @@ def test_peer_gives_our_vectors_from_the_weights_that_we_write(checkpoint: Check
     lowest = {"float32": 0.99999, "int8": 0.9}.get(peer.precision, 0.99)
     assert row_cosines(vectors, expected).min() > lowest
     assert row_cosines(alone, expected[:1]).min() > lowest
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_compiled_encoder_gives_our_vectors(checkpoint: Checkpoint) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler: install g++")
+    [model] = own_models([checkpoint])
+    texts = [*SENTENCES, "bank " * 50]
+    compiled = model.compiled()
+    assert (compiled.system, compiled.model, compiled.limit) == (COMPILED, "tiny", 32)
+    expected = model.embedder("float32", "truncate").encode(texts)
+    lowest = 0.99999 if compiled.precision == "float32" else 0.99
+    assert row_cosines(compiled.encode(texts), expected).min() > lowest
+    assert next(checkpoint.encoder.parameters()).dtype == torch.float32  # the model itself stays as it was
+
+
+def test_compiling_without_a_compiler_says_what_is_missing(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nmore")
+
+    monkeypatch.setattr("torch.compile", lambda *_, **__: broken)
+    [model] = own_models([checkpoint])
+    with pytest.raises(MissingLibraryError, match=r"\(No working C\+\+ compiler found\): install a C\+\+ compiler"):
+        model.compiled()
 
 
 def test_missing_library_says_how_to_install_it(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
