@@ -23,7 +23,7 @@ from ctxembed.runtime import default_model
 from ctxembed.text import word_spans
 from ctxembed.tokenizer import TokenIds, token_ranges
 from ctxembed.types import Layer, LongTexts, Scalar, Span, Usage, Vectors
-from ctxembed.windows import Window, blocks, central_windows, cut
+from ctxembed.windows import Window, blocks, central_windows, cut, held_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,7 +196,7 @@ class Embedder:
             numbers[usage.text].append(number)
         texts, layers = list(numbers), self.layer_numbers(layer)
         result = np.zeros((len(layers), len(usages), self.dimension), dtype=np.float32)
-        piece = (self.max_length - 1) // 2  # half a window: some window holds all of it, with context around
+        piece = held_whole(self.max_length - 2)
         for first in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[first : first + CHUNK_TEXTS]
             encoded = self.tokenizer.encode_batch(chunk)
@@ -206,7 +206,7 @@ class Embedder:
                 starts, ends = [usages[i].start for i in members], [usages[i].end for i in members]
                 ranges = zip(*token_ranges(encoded.offsets[number], starts, ends), strict=True)
                 for (first_token, end), i in zip(ranges, members, strict=True):
-                    pieces = range(first_token, end, piece)  # one, but for a stretch of many words
+                    pieces = range(first_token, end, piece)  # one, but for a stretch of many words or without any space
                     places += [(number, start, min(start + piece, end), i) for start in pieces]
             self._add_spans(encoded.ids, np.array(places, dtype=np.int64).reshape(-1, 4), result, layers=layers)
         return _normalise(_normalise(result).sum(axis=0)) if len(layers) > 1 else _normalise(result[0])

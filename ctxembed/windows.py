@@ -41,6 +41,15 @@ def cut(length: int, width: int) -> Iterator[tuple[int, int]]:
         yield start, start + width
 
 
+def held_whole(width: int) -> int:
+    """Return how many tokens in a row some window is sure to hold, wherever in a text they begin.
+
+    >>> held_whole(8), list(cut(20, 8))  # 5 to 8 lie in the first, 6 to 9 in the second
+    (3, [(0, 8), (6, 14), (12, 20)])
+    """
+    return width // OVERLAP + 1
+
+
 def blocks(windows: Sequence[Window], *, most: int) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of windows that are computed together, long ones first, at most so many tokens at a time."""
     lengths = np.array([window.end - window.start + 2 for window in windows], dtype=np.int64)
