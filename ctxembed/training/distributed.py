@@ -7,11 +7,12 @@ one process and everything here does nothing. Letters: N rows of one process, M 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -122,12 +123,18 @@ def mean_metrics(metrics: Mapping[str, float], count: int) -> dict[str, float]:
         return dict(metrics)
     everyone: list[tuple[Mapping[str, float], int]] = [({}, 0)] * world_size()
     dist.all_gather_object(everyone, (dict(metrics), count))
-    if not any(weight for _, weight in everyone):  # nothing to average: what the first process says, in all of them
-        return dict(everyone[0][0])
-    names = dict.fromkeys(name for each, _ in everyone for name in each)
-    known = {name: [(each[name], weight) for each, weight in everyone if name in each and weight] for name in names}
-    return {
-        name: sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
-        for name, pairs in known.items()
-        if pairs
-    }
+    return weighted_means([each for each, _ in everyone], [weight for _, weight in everyone])
+
+
+def weighted_means(results: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+    """Average each metric over the results that have it, weighed; equally where all their weights are zero.
+
+    >>> weighted_means([{"loss": 1.0}, {"loss": 4.0, "accuracy": 0.5}], [2, 1])
+    {'loss': 2.0, 'accuracy': 0.5}
+    """
+    means = {}
+    for name in dict.fromkeys(name for result in results for name in result):
+        known = [(result[name], weight) for result, weight in zip(results, weights, strict=True) if name in result]
+        values, counts = zip(*known, strict=True)
+        means[name] = float(np.average(values, weights=counts if any(counts) else None))
+    return means

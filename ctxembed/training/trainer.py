@@ -45,6 +45,20 @@ class Part:
     """Of its loss in the sum."""
 
 
+@dataclass(frozen=True, slots=True)
+class _BatchLoss:
+    """What a batch says about an objective."""
+
+    own_part: Tensor
+    """A scalar: this process's part of the mean loss, to descend."""
+    metrics: dict[str, float]
+    """Means over the terms of all processes, ``loss`` among them."""
+    count: float
+    """The terms of all processes."""
+    num_tokens: int
+    """Of all processes."""
+
+
 class Trainer:
     """Trains a model on a mixture of objectives; all that a run needs to go on lies in one folder."""
 
@@ -174,8 +188,8 @@ class Trainer:
                     seed=self.config.seed,
                     epoch=0,
                 )
-                results = [self._loss(part, items, seed=(self.config.seed, 0xE7A1, number))[1] for items in batches]
-                means = _means(results)
+                losses = [self._loss(part, items, seed=(self.config.seed, 0xE7A1, number)) for items in batches]
+                means = distributed.weighted_means([loss.metrics for loss in losses], [loss.count for loss in losses])
                 figures["eval_loss"] = figures.get("eval_loss", 0.0) + part.weight * means.pop("loss")
                 figures |= {f"eval_{name}{self._marks[number]}": value for name, value in means.items()}
         return figures
@@ -265,13 +279,13 @@ class Trainer:
             costs = [float(part.objective.costs[items].sum()) for items in batches]
             results = []
             for piece, items in enumerate(batches):
-                value, figures, tokens = self._loss(part, items, seed=(config.seed, step, number, piece))
-                share = costs[piece] / sum(costs)
-                torch.autograd.backward(value * (part.weight * share))
-                metrics["loss"] += figures.pop("loss") * part.weight * share
-                self.progress.tokens += tokens
-                results.append(figures)
-            metrics |= {f"{name}{self._marks[number]}": value for name, value in _means(results).items()}
+                loss = self._loss(part, items, seed=(config.seed, step, number, piece))
+                torch.autograd.backward(loss.own_part * (part.weight * costs[piece] / sum(costs)))
+                self.progress.tokens += loss.num_tokens
+                results.append(loss.metrics)
+            means = distributed.weighted_means(results, costs)
+            metrics["loss"] += part.weight * means.pop("loss")
+            metrics |= {f"{name}{self._marks[number]}": value for name, value in means.items()}
         norm = self._gradients()
         self.progress.watch(metrics["loss"], norm, learning_rate=config.learning_rate)
         first = 1 / config.max_steps if config.budget is None else 0.0
@@ -284,10 +298,8 @@ class Trainer:
         self.progress.step += 1
         return {**metrics, "gradient_norm": norm, "learning_rate": rate}
 
-    def _loss(
-        self, part: Part, items: NDArray[np.int64], *, seed: tuple[int, ...]
-    ) -> tuple[Tensor, dict[str, float], int]:
-        """Return this process's part of a batch's mean loss, the metrics of all processes, and all their tokens."""
+    def _loss(self, part: Part, items: NDArray[np.int64], *, seed: tuple[int, ...]) -> _BatchLoss:
+        """Compute this process's part of a batch, and what all processes have together."""
         own = np.resize(items, max(len(items), distributed.world_size()))[
             distributed.rank() :: distributed.world_size()
         ]
@@ -297,7 +309,8 @@ class Trainer:
         count = distributed.total(loss.count, self.device)
         metrics = {"loss": loss.value.item(), **loss.metrics}
         tokens = int(distributed.total(batch.num_tokens, self.device))
-        return loss.value * (loss.count / max(count, 1)), distributed.mean_metrics(metrics, loss.count), tokens
+        own_part = loss.value * (loss.count / max(count, 1))
+        return _BatchLoss(own_part, distributed.mean_metrics(metrics, loss.count), count, tokens)
 
     def _gradients(self) -> float:
         """Move gradients from the networks to the weights, summed over processes and clipped; return their norm."""
@@ -329,9 +342,3 @@ def _marks(kinds: Sequence[str]) -> list[str]:
     ['_1', '', '_2']
     """
     return [f"_{kinds[: n + 1].count(kind)}" if kinds.count(kind) > 1 else "" for n, kind in enumerate(kinds)]
-
-
-def _means(results: list[dict[str, float]]) -> dict[str, float]:
-    """Average each metric over the results that have it."""
-    names = dict.fromkeys(name for result in results for name in result)
-    return {name: float(np.mean([result[name] for result in results if name in result])) for name in names}

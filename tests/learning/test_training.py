@@ -118,6 +118,22 @@ def test_evaluation_changes_nothing_and_repeats_itself(tiny_tokenizer: SubwordTo
     assert same(trainer.model.encoder.state_dict(), before)
 
 
+def test_a_held_out_figure_counts_every_term_once(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
+    class Counted(Recorded):
+        """Its loss is the number of rows, of which there are as many terms."""
+
+        def forward(self, model: Checkpoint, batch: MaskedBatch) -> Loss:
+            count = len(batch.ids)
+            return Loss(torch.tensor(float(count)), {}, count)
+
+    task = masked(tiny_tokenizer, TEXTS * 25, kind=Counted)
+    figures = trainer_of(tmp_path, tiny(tiny_tokenizer), task, batch_tokens=32).evaluate()
+    assert isinstance(task, Counted)
+    sizes = np.array([len(items) for items in task.measured])
+    assert len({*sizes}) > 1
+    assert figures["eval_loss"] == pytest.approx(np.average(sizes, weights=sizes))
+
+
 def test_figures_measured_beside_join_the_metrics_in_evaluation_mode(
     tiny_tokenizer: SubwordTokenizer, tmp_path: Path
 ) -> None:
