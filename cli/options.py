@@ -318,7 +318,8 @@ def load_any(model: str | None, *, device: str = "auto", on_long: str = "window"
     if model is not None and is_foreign:
         from ctxembed.interop.teacher import TransformersEncoder
 
-        return TransformersEncoder(model.removeprefix("hf:"), device=device)
+        folder, fate = model.removeprefix("hf:"), "error" if on_long == "error" else "truncate"
+        return TransformersEncoder(folder, device=device, on_long=fate)  # type: ignore[arg-type]
     if is_static:
         return load_static(model)
     return load_embedder(model, device=device, on_long=on_long)

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from ctxembed.config import EncoderConfig, check, from_mapping
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.interop.files import read_json
+from ctxembed.interop.files import INDEX, read_json, weight_files
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -155,30 +153,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ArtifactError(f"{file} is damaged ({error}): copy the model anew") from error
     return tensors
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights: one, or those that an index names.
-
-    Raises:
-        InvalidInputError: If there are only pickled weights.
-        ArtifactError: If there are none, or the index is damaged.
-    """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        names = read_json(folder / INDEX, dict).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ArtifactError(f"{folder / INDEX} is damaged (weight_map): copy the model anew")
-        return [folder / Path(name).name for name in sorted(set(names.values()))]
-    for name in PICKLES:
-        check(
-            not (folder / name).is_file(),
-            f"{folder} holds its weights only as {name}, a pickle, which can run code when it is opened: take the "
-            "model's safetensors file, or if you trust it let transformers write one: "
-            "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-        )
-    raise ArtifactError(f"{folder} has no {WEIGHTS} (nor {INDEX}): name the folder of a Hugging Face model, complete")
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ import torch
 from ctxembed._version import __version__
 from ctxembed.config import Pooling, PoolingConfig, check
 from ctxembed.errors import ArtifactError
-from ctxembed.interop.bert import read_networks, read_shape, weight_files
+from ctxembed.interop.bert import read_networks, read_shape
+from ctxembed.interop.files import weight_files
 from ctxembed.interop.sentences import read_sentence_settings
 from ctxembed.interop.wordpieces import read_tokenizer
 from ctxembed.model.checkpoint import Checkpoint, save_checkpoint

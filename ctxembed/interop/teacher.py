@@ -5,19 +5,21 @@ Needs the extra ``interop``; nothing is ever downloaded.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError
+from ctxembed.interop.files import weight_files
 from ctxembed.runtime import existing, require, sha256_file, sha256_text
 from ctxembed.tokenizer import token_ranges
-from ctxembed.types import LongTexts, Usage, Vectors
+from ctxembed.types import LongTexts, Scalar, Usage, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +30,21 @@ BATCH_TOKENS = 8192
 class TransformersEncoder:
     """A local Hugging Face encoder folder; sentence vectors are the mean of its last layer's tokens."""
 
-    def __init__(self, path: str | Path, *, device: str = "auto", max_length: int = 256) -> None:
-        """Load a folder with config.json, a fast tokenizer and model.safetensors.
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        max_length: int = 256,
+        on_long: Literal["truncate", "error"] = "truncate",
+    ) -> None:
+        """Load a folder with config.json, a fast tokenizer and weights as safetensors, in one file or several.
 
         Args:
             path: The folder.
             device: auto, cpu, cuda or mps.
-            max_length: Longer texts are cut to so many tokens, and counted in ``long_texts``; part of the fingerprint.
+            max_length: Most tokens that are read of a text; part of the fingerprint.
+            on_long: Longer texts are cut, and counted in ``long_texts``, or refused.
 
         Raises:
             MissingLibraryError: Without transformers.
@@ -46,7 +56,7 @@ class TransformersEncoder:
         transformers.utils.logging.disable_progress_bar()
         self._path = existing(path)
         self._device = choose_device(device)
-        self._max_length = max_length
+        self._max_length, self._on_long = max_length, on_long
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._path), local_files_only=True)
             model = transformers.AutoModel.from_pretrained(str(self._path), local_files_only=True, use_safetensors=True)
@@ -54,8 +64,10 @@ class TransformersEncoder:
             raise ArtifactError(f"{self._path} is no transformers model with safetensors weights: {error}") from error
         if model.config.is_encoder_decoder:
             raise ArtifactError(f"{self._path} is a {type(model).__name__}, encoder and decoder: use an encoder alone")
+        self._written: str = self._tokenizer.backend_tokenizer.to_str()  # before a call sets where it cuts
         self.long_texts = LongTexts()
-        self._model: Any = model.to(self._device, choose_dtype("auto", self._device)).eval()
+        self._dtype = choose_dtype("auto", self._device)
+        self._model: Any = model.to(self._device, self._dtype).eval()
         self._layers = _layer_list(model)
 
     @property
@@ -73,10 +85,17 @@ class TransformersEncoder:
         """Encoder layers; ``layer`` may be 0 (the embedding) to this."""
         return int(self._model.config.num_hidden_layers)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """The sha256 over the weights and the cut."""
-        return sha256_text("transformers", sha256_file(self._path / "model.safetensors"), str(self._max_length))
+        """The sha256 over weights, tokenizer, configuration and the cut."""
+        weights = [sha256_file(path) for path in weight_files(self._path)]
+        config = (self._path / "config.json").read_text(encoding="utf-8")
+        return sha256_text("transformers", *weights, self._written, config, str(self._max_length))
+
+    @property
+    def conditions(self) -> Mapping[str, Scalar]:
+        """What else decides the last bits of a vector: vectors kept in one folder are all made under the same."""
+        return {"precision": str(self._dtype).removeprefix("torch."), "on_long": self._on_long}
 
     def encode(self, texts: Sequence[str], *, prompt: str | None = None) -> Vectors:
         """Return float32 (N, D), L2-normalised, in the order given; an empty text is a zero row."""
@@ -119,14 +138,19 @@ class TransformersEncoder:
         return _unit(result)
 
     def _tokenise(self, texts: list[str]) -> list[Any]:
-        """Return the ``tokenizers`` encoding of each text, cut and not padded, and count what was cut."""
+        """Return the ``tokenizers`` encoding of each text, not padded; long ones are cut and counted, or refused."""
         if not texts:
             return []
         batch = self._tokenizer(texts, truncation=True, max_length=self._max_length)
         for encoding in batch.encodings:
-            if rest := encoding.overflowing:
-                self.long_texts.texts += 1
-                self.long_texts.lost_tokens += sum(part.special_tokens_mask.count(0) for part in rest)
+            lost = sum(part.special_tokens_mask.count(0) for part in encoding.overflowing)
+            check(
+                not lost or self._on_long == "truncate",
+                f"a text has {lost:,} tokens more than the {self._max_length} that {self.name} is given: shorten it, "
+                "use on_long truncate, or import the model, which reads long texts in windows",
+            )
+            self.long_texts.texts += bool(lost)
+            self.long_texts.lost_tokens += lost
         return list(batch.encodings)
 
     def _run(self, encodings: Sequence[Any], *, layer: int) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,40 @@ def test_texts_past_the_cut_are_counted(folder: Path) -> None:
     encoder = TransformersEncoder(folder, max_length=6)
     encoder.encode(["the bank of the river lent money", "the bank"])  # seven tokens, four fit
     assert (encoder.long_texts.texts, encoder.long_texts.lost_tokens) == (1, 3)
+
+
+def test_long_texts_are_refused_when_asked(folder: Path) -> None:
+    encoder = TransformersEncoder(folder, device="cpu", max_length=4, on_long="error")
+    assert encoder.encode(["river bank"]).any()
+    with pytest.raises(InvalidInputError, match="a text has 1 tokens more than the 4 that .* is given: .* truncate"):
+        encoder.encode(["the river bank"])
+
+
+def test_everything_that_changes_a_vector_changes_the_fingerprint(folder: Path, tmp_path: Path) -> None:
+    encoder = TransformersEncoder(folder, device="cpu")
+    before = encoder.fingerprint
+    encoder.encode(["river bank"])
+    assert before == TransformersEncoder(folder, device="cpu").fingerprint
+    others = {TransformersEncoder(folder, device="cpu", max_length=9).fingerprint}
+    for name, old, new in (
+        ("tokenizer.json", '"river": 9', '"rival": 9'),
+        ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"'),
+    ):
+        copy = Path(shutil.copytree(folder, tmp_path / name))
+        text = (copy / name).read_text(encoding="utf-8")
+        assert old in text
+        (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+        others.add(TransformersEncoder(copy, device="cpu").fingerprint)
+    assert len({before, *others}) == 4
+    assert encoder.conditions == {"precision": "float32", "on_long": "truncate"}
+
+
+def test_weights_in_several_files_have_a_fingerprint(folder: Path, tmp_path: Path) -> None:
+    whole = TransformersEncoder(folder, device="cpu")
+    parts = Path(shutil.copytree(folder, tmp_path / "parts"))
+    (parts / "model.safetensors").unlink()
+    transformers.AutoModel.from_pretrained(folder).save_pretrained(parts, max_shard_size="20KB")
+    assert len(list(parts.glob("*.safetensors"))) > 1
+    encoder = TransformersEncoder(parts, device="cpu")
+    assert encoder.fingerprint != whole.fingerprint
+    np.testing.assert_array_equal(encoder.encode(["river bank"]), whole.encode(["river bank"]))
