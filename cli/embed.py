@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ctxembed.runtime import batched
 
 from .options import (
     inputs_argument,
@@ -155,8 +156,7 @@ def print_vectors(
     """Print one JSON object for each row, a batch at a time."""
     from ctxembed.units import embed_documents
 
-    stream = iter(documents)
-    while batch := list(itertools.islice(stream, STREAM_BATCH)):
+    for batch in batched(documents, STREAM_BATCH):
         rows, vectors = embed_documents(batch, encoder, unit=unit, layer=layer, counts=counts)
         for row, vector in zip(rows, vectors, strict=True):
             record: dict[str, object] = {"id": row.id, "text": row.text}

@@ -142,7 +142,7 @@ def _run(
     by_frequency: bool = False,
 ) -> None:
     from ctxembed.evaluation.datasets import frequency_halves, load_suite
-    from ctxembed.evaluation.runner import compare_systems, result_rows, run_suite, write_results
+    from ctxembed.evaluation.runner import compare_systems, result_rows, run_suite, system_names, write_results
 
     suite = load_suite(kind, data, seed=seed)
     _say_left_out(suite)
@@ -156,7 +156,8 @@ def _run(
     for system in systems:
         report_encoder(system)
     if output is not None:
-        conditions = {system.name: dict(getattr(system, "conditions", {})) for system in systems}
+        named = zip(system_names(systems), systems, strict=True)
+        conditions = {name: dict(getattr(system, "conditions", {})) for name, system in named}
         write_results(output, results, suite=suite, seed=seed, comparisons=comparisons, conditions=conditions)
     if html is not None:
         from ctxembed.report.benchmark import benchmark_page

@@ -14,7 +14,7 @@ import numpy as np
 from ctxembed.config import check
 from ctxembed.corpus import require_restartable
 from ctxembed.errors import InvalidInputError
-from ctxembed.runtime import environment, sha256_text
+from ctxembed.runtime import batched, environment, sha256_text
 from ctxembed.static import StaticVectors
 from ctxembed.text import sentence_spans, word_form, word_forms, word_spans
 from ctxembed.types import Document, Usage, UsageEncoder, Vectors
@@ -144,7 +144,7 @@ def static_twin(
     sums = np.zeros((len(places), encoder.dimension), dtype=np.float64)
     alone = [Usage(form, 0, len(form)) for form in vocabulary]
     uses = _uses(documents, vocabulary, most=contexts) if contexts else alone
-    for batch in _batches(uses):
+    for batch in batched(uses, _BATCH):
         vectors = encoder.encode_usages(batch, layer=layer)
         np.add.at(sums, [places[word_form(usage.word)] for usage in batch], vectors)
     kept = np.flatnonzero(sums.any(axis=1))
@@ -179,14 +179,3 @@ def _uses(documents: Iterable[Document], vocabulary: Iterable[str], *, most: int
                     left[form] -= 1
                     if not left[form]:
                         del left[form]
-
-
-def _batches(usages: Iterable[Usage]) -> Iterable[list[Usage]]:
-    batch: list[Usage] = []
-    for usage in usages:
-        batch.append(usage)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check, check_choices
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.runtime import atomic_path, existing, sha256_text
+from ctxembed.runtime import atomic_path, batched, existing, sha256_text
 from ctxembed.text import word_spans
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class SubwordTokenizer:
         """Measure the tokenizer on texts, in one pass."""
         used: Counter[int] = Counter()
         documents = words = whole = word_tokens = 0
-        for batch in _batches(texts, 1024):
+        for batch in batched(texts, 1024):
             encoded = self.encode_batch(batch)
             documents += len(batch)
             for text, ids, offsets in zip(batch, encoded.ids, encoded.offsets, strict=True):
@@ -380,14 +380,3 @@ def _trim(text: str, offsets: Offsets) -> Offsets:
             start += 1
         offsets[row, 0] = start
     return offsets
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

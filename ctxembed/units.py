@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -13,7 +12,7 @@ import numpy as np
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
 from ctxembed.reuse import KnownVectors
-from ctxembed.runtime import release_memory
+from ctxembed.runtime import batched, release_memory
 from ctxembed.text import is_content_word, word_form, word_spans
 from ctxembed.types import Document, Layer, Span, TextEncoder, Usage, UsageEncoder, Vectors
 from ctxembed.vector_table import writing_table
@@ -180,7 +179,7 @@ def embed_corpus(
         counts.loss = writer.loss
         if on_progress and writer.documents:
             on_progress(writer.documents)
-        for batch in _batches(writer.skip_done(documents), _batch_size(batch_size, unit, layer)):
+        for batch in batched(writer.skip_done(documents), _batch_size(batch_size, unit, layer)):
             rows, vectors = embed_documents(
                 batch, encoder, unit=unit, layer=layer, known=known, counts=counts, selection=selection
             )
@@ -213,7 +212,7 @@ def embed_table(
     settings, counts = encoder_settings(encoder, unit=unit, layer=layer), counts or EmbedCounts()
     known = None if reuse is None else KnownVectors.open(reuse, settings=settings)
     with writing_table(path, settings=settings, dimension=encoder.dimension) as append:
-        for batch in _batches(documents, _batch_size(batch_size, unit, layer)):
+        for batch in batched(documents, _batch_size(batch_size, unit, layer)):
             append(*embed_documents(batch, encoder, unit=unit, layer=layer, known=known, counts=counts))
             release_memory()
             if on_progress:
@@ -227,12 +226,6 @@ def _batch_size(wanted: int | None, unit: Unit, layer: Layer | None) -> int:
         return 4096 if unit == "sentence" else max(1, 2048 // num_layers)
     check(wanted >= 1, f"batch_size is {wanted}, need at least 1: leave it out")
     return wanted
-
-
-def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    stream = iter(documents)
-    while batch := list(itertools.islice(stream, size)):
-        yield batch
 
 
 def _rows_of(

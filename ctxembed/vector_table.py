@@ -14,7 +14,6 @@ from ctxembed.types import Vectors
 from ctxembed.vector_writer import to_table
 from ctxembed.vectors import Row, checked_vectors
 
-SUFFIX = ".parquet"
 GROUP_ROWS = 16_384
 """Most rows of a row group: what a reader holds in memory at a time."""
 _COLUMNS = ("id", "text", "start", "end", "metadata")

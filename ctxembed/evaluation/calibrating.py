@@ -27,6 +27,7 @@ from ctxembed.calibration import (
 from ctxembed.errors import InvalidInputError
 from ctxembed.evaluation.datasets import load_usage_pairs
 from ctxembed.evaluation.records import UsagePair
+from ctxembed.evaluation.tasks import pair_similarity
 from ctxembed.meaning.clusters import mean_cosine
 from ctxembed.runtime import cache_directory, existing, sha256_file, sha256_text, write_json
 from ctxembed.types import Usage, UsageEncoder, Vectors
@@ -199,12 +200,11 @@ def _scored(
     encoder: UsageEncoder, pairs: Sequence[UsagePair], *, layer: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
     """Return cosine and label of each pair that has vectors, and the share of those."""
-    sides = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    places = {usage: place for place, usage in enumerate(dict.fromkeys(sides[0] + sides[1]))}
-    vectors = encoder.encode_usages(list(places), layer=layer)
-    first, second = (vectors[[places[usage] for usage in side]] for side in sides)
-    known = first.any(axis=1) & second.any(axis=1)
+    cosines, known = pair_similarity(
+        [pair.first for pair in pairs],
+        [pair.second for pair in pairs],
+        encode=lambda usages: encoder.encode_usages(list(usages), layer=layer),
+    )
     if not known.any():
         raise InvalidInputError(f"{encoder.name} has no vectors for the words of the benchmark: leave calibration out")
-    cosines = np.einsum("nd,nd->n", first[known], second[known]).astype(np.float64).clip(-1, 1).round(6)
-    return cosines, np.array([pair.label for pair in pairs], dtype=bool)[known], float(known.mean())
+    return cosines[known].clip(-1, 1), np.array([pair.label for pair in pairs], dtype=bool)[known], float(known.mean())

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed import runtime
 from ctxembed.evaluation.jsonl import Row, load_rows
+from ctxembed.inspection.heads import rollout
 from ctxembed.meaning.occlusion import Occlusion, context_words, explain_usages
 from ctxembed.runtime import existing
 from ctxembed.text import is_content_word, word_form
@@ -164,7 +165,7 @@ def nearest_scores(usages: Sequence[Usage]) -> Scores:
     return scores
 
 
-Read: TypeAlias = Callable[[Sequence[NDArray[np.float64]]], NDArray[np.float64]]
+Read: TypeAlias = Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
 
 
 def attention_scores(usages: Sequence[Usage], checkpoint: Checkpoint, *, read: Read) -> Scores:
@@ -200,14 +201,6 @@ def last_layer(attentions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]
     """Average the heads of the last layer, (T, T)."""
     mean: NDArray[np.float64] = attentions[-1].mean(axis=0)
     return mean
-
-
-def rollout(attentions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Follow attention through all layers, half of each step staying in place, (T, T) (Abnar and Zuidema 2020)."""
-    joined = np.eye(attentions[0].shape[-1])
-    for weights in attentions:
-        joined = (weights.mean(axis=0) + np.eye(len(joined))) / 2 @ joined
-    return joined
 
 
 def _hit(item: CueItem, scores: Sequence[float], *, content: bool) -> float:

@@ -108,7 +108,7 @@ def run_suite(
     """
     if suite.kind not in BY_LAYER and tuple(layers) != (None,):
         raise InvalidInputError(f"layers {list(layers)} are asked for {suite.kind}: only words are scored by layer")
-    named = zip(_system_names(systems), systems, strict=True)
+    named = zip(system_names(systems), systems, strict=True)
     runs = [(name, system, data) for name, system in named for data in suite.sets]
     results = []
     for name, system, data in progress(runs, total=len(runs), label="bench", unit="task"):
@@ -313,7 +313,7 @@ def _unknown_words(system: System, data: BenchmarkSet) -> tuple[int | None, int 
     return found.known + found.unknown, found.unknown
 
 
-def _system_names(encoders: Sequence[System]) -> list[str]:
+def system_names(encoders: Sequence[System]) -> list[str]:
     """Name every system differently: by its name, and where that is shared by its fingerprint too."""
     if not encoders:
         raise InvalidInputError("no model is named: give at least one with --model")

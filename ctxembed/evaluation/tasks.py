@@ -98,7 +98,7 @@ def evaluate_words(encoder: UsageEncoder, data: UsageSet, *, layer: int | None =
         InvalidInputError: If a vector is not finite, or the encoder has no such layer.
     """
     pairs = [*data.threshold_pairs, *data.pairs]
-    similarity, covered = _pair_similarity(
+    similarity, covered = pair_similarity(
         [pair.first for pair in pairs],
         [pair.second for pair in pairs],
         encode=lambda usages: encoder.encode_usages(usages, layer=layer),
@@ -140,7 +140,7 @@ def evaluate_graded(encoder: UsageEncoder, data: GradedSet, *, layer: int | None
     Raises:
         InvalidInputError: If a vector is not finite, or the encoder has no such layer.
     """
-    similarity, covered = _pair_similarity(
+    similarity, covered = pair_similarity(
         [pair.first for pair in data.pairs],
         [pair.second for pair in data.pairs],
         encode=lambda usages: encoder.encode_usages(usages, layer=layer),
@@ -178,7 +178,7 @@ def evaluate_sentences(encoder: TextEncoder, data: TextSet) -> TaskResult:
     Raises:
         InvalidInputError: If a vector is not finite.
     """
-    similarity, covered = _pair_similarity(
+    similarity, covered = pair_similarity(
         [pair.first for pair in data.pairs], [pair.second for pair in data.pairs], encode=encoder.encode
     )
     scores = np.array([pair.score for pair in data.pairs])
@@ -382,7 +382,7 @@ def _scores(
     return by_vectors, _has_vector(document_vectors)
 
 
-def _pair_similarity(
+def pair_similarity(
     first: Sequence[Item], second: Sequence[Item], *, encode: Callable[[Sequence[Item]], Vectors]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the cosine of each pair, (N,), and whether both of its items have a vector, (N,)."""

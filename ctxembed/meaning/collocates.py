@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from ctxembed.meaning.clusters import Labels
 from ctxembed.text import is_content_word, word_forms
 
-PRIOR = 10.0
-"""Weight of the whole against one group, in words of each form's own frequency: rare words need more evidence."""
 LEAST = 2
 """Uses beside which a word must stand to be a label."""
 
@@ -54,7 +52,7 @@ def _most_distinctive(counts: Counter[str], total: Counter[str], number: int) ->
     here = np.array([counts[form] for form in forms], dtype=np.float64)
     all_ = np.array([total[form] for form in forms], dtype=np.float64)
     there, size = all_ - here, float(sum(total.values()))
-    prior = PRIOR * all_ / size * len(total) / 10
+    prior = len(total) * all_ / size  # as many words as there are forms, by frequency: rare ones need more evidence
     size_here, size_there, size_prior = float(sum(counts.values())), size - sum(counts.values()), prior.sum()
 
     def log_odds(part: NDArray[np.float64], whole: float) -> NDArray[np.float64]:

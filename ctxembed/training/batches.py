@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.runtime import atomic_path
+from ctxembed.runtime import atomic_path, batched
 from ctxembed.tokenizer import SubwordTokenizer
 
 WIDTH_STEP = 8
@@ -135,7 +135,7 @@ def chunk_texts(
 
 
 def _chunks(texts: Iterable[str], tokenizer: SubwordTokenizer, width: int) -> Iterator[NDArray[np.int32]]:
-    for batch in _batched(texts, 4096):
+    for batch in batched(texts, 4096):
         for ids in tokenizer.encode_ids(batch):
             for start in range(0, len(ids), width):
                 yield with_specials(ids[start : start + width], tokenizer)
@@ -239,14 +239,3 @@ def _cut(members: NDArray[np.int64], widths: NDArray[np.int64], batch_tokens: in
             batches.append(members[start:position])
             start = position
     return batches
-
-
-def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -20,7 +20,7 @@ from ctxembed.config import check
 from ctxembed.corpus import Corpus
 from ctxembed.errors import InvalidInputError
 from ctxembed.readers import ReadCounts, Reading, ReadOptions, Source, file_kind, missing_column, read_rows
-from ctxembed.runtime import sha256_text
+from ctxembed.runtime import batched, sha256_text
 from ctxembed.tokenizer import SubwordTokenizer, TokenIds
 from ctxembed.training.batches import TokenRows, with_specials
 
@@ -125,7 +125,7 @@ def read_pairs(
     sources = _sources(paths)
     pairs = (texts for source in sources for texts in _file_pairs(source, options))
     collector = _Collector(tokenizer, max_length=max_length)
-    while piece := list(islice(pairs, _PIECE)):
+    for piece in batched(pairs, _PIECE):
         collector.add(piece)
     if not collector.counts.pairs:
         raise InvalidInputError(

@@ -20,7 +20,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import islice
 from operator import eq
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,7 +31,7 @@ from ctxembed.config import check
 from ctxembed.corpus import Corpus
 from ctxembed.errors import InvalidInputError
 from ctxembed.readers import ReadCounts, Reading, ReadOptions, Source, file_kind, read_rows
-from ctxembed.runtime import progress, sha256_text
+from ctxembed.runtime import batched, progress, sha256_text
 from ctxembed.text import word_form, word_forms, word_spans
 from ctxembed.tokenizer import SubwordTokenizer, token_ranges
 from ctxembed.training.batches import TokenRows, with_specials
@@ -130,7 +129,7 @@ def read_senses(paths: str | Path | Sequence[str | Path], tokenizer: SubwordToke
     check(max_length >= 3, f"max_length = {max_length}: must be at least 3 (two tokens are special)")
     sources, register = _sources(paths), _Register()
     kept, marked = _Kept(tokenizer, width=max_length - 2, counts=register.counts), _marked_texts(sources, register)
-    while batch := list(islice(marked, 4096)):
+    for batch in batched(marked, 4096):
         kept.add(batch)
     if not kept.uses:
         names = ", ".join(source.name for source in sources)

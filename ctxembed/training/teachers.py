@@ -6,13 +6,13 @@ Letters: N texts, W words, P teacher width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctxembed.config import check
+from ctxembed.runtime import batched
 from ctxembed.tokenizer import SubwordTokenizer
 from ctxembed.training.distributed import barrier, rank
 from ctxembed.training.objectives.distill import TeacherBatch, TeacherTargets
@@ -212,8 +212,8 @@ class LiveTargets:
 
 def _kept_texts(texts: Iterable[str], rows: TextRows, tokenizer: SubwordTokenizer) -> tuple[bytes, Integers]:
     """Return the texts that are rows as UTF-8, end to end, and where each starts, (N + 1,)."""
-    kept, lengths, stream = bytearray(), [0], iter(texts)
-    while part := list(islice(stream, TEXTS_AT_ONCE)):
+    kept, lengths = bytearray(), [0]
+    for part in batched(texts, TEXTS_AT_ONCE):
         first = len(rows)
         numbers, firsts = np.unique(rows.add(part, tokenizer.encode_ids(part)), return_index=True)
         for place in firsts[numbers >= first].tolist():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.corpus import require_restartable, sample_documents
-from ctxembed.runtime import sha256_text
+from ctxembed.runtime import batched, sha256_text
 from ctxembed.text import word_form
 from ctxembed.training.targets import Integers, content_words, form_means, text_keys
 from ctxembed.types import Document, Scalar, TextEncoder, Usage, UsageEncoder, Vectors
@@ -168,8 +168,8 @@ def _measured(documents: Iterable[Document]) -> tuple[Integers, Integers]:
     """Return characters and content words of each document, (N,) each."""
     lengths: list[int] = []
     counts: list[int] = []
-    stream = iter(documents)
-    while texts := [document.text for document in islice(stream, 1024)]:
+    for batch in batched(documents, 1024):
+        texts = [document.text for document in batch]
         lengths += map(len, texts)
         counts += np.bincount(content_words(texts).owners, minlength=len(texts)).tolist()
     return np.array(lengths, dtype=np.int64), np.array(counts, dtype=np.int64)

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from ctxembed.evaluation.clusters import adjusted_rand, v_measure
 from ctxembed.evaluation.metrics import (
     accuracy_at,
     average_precision,
@@ -134,19 +133,6 @@ def test_nearest_agreement_equals_sklearn_where_nothing_ties(seed: int) -> None:
     expected = KNeighborsClassifier(1, metric="cosine").fit(known, senses).score(asked, truth)
     found = nearest_agreement(asked @ known.T, truth[:, None] == senses)
     assert found.mean() == pytest.approx(expected, abs=TOLERANCE)
-
-
-@pytest.mark.parametrize("num_clusters", [1, 3, 25])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_cluster_scores_equal_sklearn(seed: int, num_clusters: int) -> None:
-    from sklearn.metrics import adjusted_rand_score, v_measure_score
-
-    generator = np.random.default_rng(seed)
-    classes, clusters = generator.integers(0, 4, size=25), generator.integers(0, num_clusters, size=25)
-    assert v_measure(classes, clusters) == pytest.approx(v_measure_score(classes, clusters), abs=TOLERANCE)
-    assert adjusted_rand(classes, clusters) == pytest.approx(adjusted_rand_score(classes, clusters), abs=TOLERANCE)
-    assert v_measure(classes, classes + 7) == pytest.approx(1.0)
-    assert adjusted_rand(classes, classes + 7) == pytest.approx(1.0)
 
 
 class _Scores:

@@ -18,8 +18,8 @@ from ctxembed.evaluation.cues import (
     load_cues,
     measure_cues,
     nearest_scores,
-    rollout,
 )
+from ctxembed.inspection.heads import rollout
 from ctxembed.meaning.occlusion import context_words
 from ctxembed.model.checkpoint import load_checkpoint
 from ctxembed.text import is_content_word, word_form, word_spans
