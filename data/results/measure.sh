@@ -280,6 +280,19 @@ json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
 }
 
+adapt() { # the model that ships goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest
+  export CORPUS MODEL="$encoder" OUT="$RUN/adapt"
+  python3 "$here/adapt/split.py" "$CORPUS/pairs/computing_dictionary.jsonl.zst" "$OUT"
+  local recipe set systems=(-m "$encoder" -m "$OUT/pairs" -m "$OUT/kept")
+  for recipe in pairs kept; do
+    [ -f "$OUT/$recipe/config.json" ] || ctxembed train recipe "$here/adapt/$recipe.toml" -o "$OUT/$recipe"
+  done
+  ctxembed bench retrieval --data "$OUT/test" "${systems[@]}" --against bm25 -o "$here/adapt/field.json"
+  ctxembed bench retrieval "${systems[@]}" -o "$here/adapt/retrieval.json"
+  ctxembed bench sentences --data "$EVAL/stsb" "${systems[@]}" -o "$here/adapt/stsb.json"
+  ctxembed bench words --data "$EVAL/mcl_wic_en" "${systems[@]}" -o "$here/adapt/mcl_wic_en.json"
+}
+
 index() { # every kind beside bare faiss, at ROWS vectors of width 384 (synthetic, from a seeded generator); goes on where it was stopped. KINDS picks: a graph of a million rows takes long and is measured only if named
   local rows=${ROWS:-1000000}
   python3 "$here/index_kinds.py" "$rows" "$here/index-kinds-$rows.json" "$RUN/index-kinds" ${KINDS:-}

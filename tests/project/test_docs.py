@@ -22,7 +22,9 @@ RESULTS = ROOT / "docs" / "results.md"
 MEANING = ROOT / "docs" / "meaning.md"
 INDEX = ROOT / "docs" / "index.md"
 SEARCH = ROOT / "docs" / "search.md"
+ADAPT = ROOT / "docs" / "adapt.md"
 RECIPES = ROOT / "data" / "models" / "recipe"
+ADAPTED = ROOT / "data" / "results" / "adapt"
 
 
 def walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
@@ -109,12 +111,12 @@ def shown_commands(path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [README, TRAINING, IMPORT, LESSON, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
+    [README, TRAINING, ADAPT, IMPORT, LESSON, COMPARE, RESULTS, MEANING, SEARCH, INDEX, RECIPES / "train.sh"],
     ids=lambda path: path.name,
 )
 def test_commands_that_are_shown_exist_with_their_options(path: Path) -> None:
     shown = shown_commands(path)
-    assert len(shown) > 5
+    assert len(shown) >= 3
     for call in shown:
         name = next(name for n in (2, 1) if (name := " ".join(["ctxembed", *call[:n]])) in LEAVES)
         known = {option for parameter in TREE[name].params for option in parameter.opts}
@@ -147,9 +149,10 @@ def checked_settings(settings: dict[str, Any]) -> int:
 
 
 def test_recipes_that_are_shown_have_known_settings() -> None:
-    shown = [tomllib.loads(block) for block in toml_blocks(TRAINING.read_text(encoding="utf-8"))]
-    assert len(shown) >= 5
-    assert all(checked_settings(settings) for settings in shown)
+    for page, least in ((TRAINING, 2), (ADAPT, 3)):
+        shown = [tomllib.loads(block) for block in toml_blocks(page.read_text(encoding="utf-8"))]
+        assert len(shown) >= least
+        assert all(checked_settings(settings) for settings in shown)
 
 
 def toml_blocks(text: str) -> list[str]:
@@ -159,8 +162,8 @@ def toml_blocks(text: str) -> list[str]:
     return [part for part in whole if part.startswith("[")]
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
-def test_recipe_of_a_model_that_ships_has_known_settings(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted([*RECIPES.glob("*.toml"), *ADAPTED.glob("*.toml")]), ids=lambda path: path.name)
+def test_recipe_that_was_run_has_known_settings(path: Path) -> None:
     assert checked_settings(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
