@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.changes import build_folder, claim, normalised
-from ctxembed.index.folder import IndexFolder
+from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.meaning.inflections import inflected_forms
@@ -243,13 +243,10 @@ class WordIndex:
 
 
 def _check_words(folder: IndexFolder, encoder: UsageEncoder | None) -> None:
-    path, model, unit = folder.path, folder.manifest.model, folder.manifest.unit
+    path, unit = folder.path, folder.manifest.unit
     check(unit in UNITS, f"{path} holds rows of unit {unit!r}, need words: `index build --unit word` makes them")
-    if encoder is not None and model is not None and encoder.fingerprint != model.fingerprint:
-        raise ArtifactError(
-            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
-            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
-        )
+    if encoder is not None:
+        check_encoder(folder, encoder)
 
 
 def _word(hit: Hit) -> str:

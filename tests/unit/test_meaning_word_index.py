@@ -149,3 +149,7 @@ def test_index_of_other_rows_or_another_model_is_refused(tmp_path: Path, fake_en
     other.fingerprint = "d" * 64
     with pytest.raises(ArtifactError, match="was made with context"):
         WordIndex.open(tmp_path / "widx", encoder=other)
+    wide = ContextEncoder()
+    wide.dimension = 32
+    with pytest.raises(ArtifactError, match="holds vectors of width 16, context gives 32"):
+        WordIndex.open(tmp_path / "widx", encoder=wide)
