@@ -154,7 +154,7 @@ class WordIndex:
             Hits, best first; the score is the cosine similarity.
 
         Raises:
-            InvalidInputError: If k or the condition cannot be, or a form of ``only`` is not in the index.
+            InvalidInputError: If k or the condition cannot be, or no form of ``only`` is in the index.
         """
         check(k >= 1, f"k is {k}, need at least 1: ask for one use or more")
         numbers = self._numbers(only, where)
@@ -200,9 +200,7 @@ class WordIndex:
         Raises:
             InvalidInputError: If the word is not in the index.
         """
-        numbers = self._numbers(inflected_forms(word) if inflections else [word], None)
-        if numbers is None or not len(numbers):
-            raise InvalidInputError(f"the word {word!r} is not in {self.folder.path}: words are matched in any case")
+        numbers = self._numbers_of(inflected_forms(word) if inflections else [word])
         total = len(numbers)
         if most is not None and total > most:
             numbers = np.sort(np.random.default_rng(seed).permutation(numbers)[:most])
@@ -224,15 +222,21 @@ class WordIndex:
 
     def _numbers(self, only: Sequence[str], where: str | None) -> NDArray[np.int64] | None:
         """Return the rows that may be found, ascending; None is all."""
-        parts = []
-        if only:
-            quoted = ", ".join("'" + form.replace("'", "''") + "'" for form in only)
-            parts.append(self.folder.matching(f"word in ({quoted})"))
+        parts = [self._numbers_of(only)] if only else []
         if where:
             parts.append(self.folder.matching(where))
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else np.intersect1d(parts[0], parts[1], assume_unique=True)
+
+    def _numbers_of(self, forms: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of some words, ascending; at least one."""
+        quoted = ", ".join("'" + form.replace("'", "''") + "'" for form in forms)
+        numbers = self.folder.matching(f"word in ({quoted})")
+        if not len(numbers):
+            names = " or ".join(map(repr, forms))
+            raise InvalidInputError(f"the word {names} is not in {self.folder.path}: words are matched in any case")
+        return numbers
 
     def _hits(self, scores: Vectors, ids: NDArray[np.int64]) -> list[Hit]:
         rows = (stored.row for stored in self.folder.store.get(ids))

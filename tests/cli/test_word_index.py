@@ -87,6 +87,8 @@ def test_options_of_words_are_refused_elsewhere(run: Run, rows: Path, index: Pat
     assert "--same-word does nothing" in run("search", index, "a card", "--same-word", "-m", model, code=2).stderr
     assert "rows of unit 'sentence'" in run("neighbours", index, "the [bank]", "-m", model, code=1).stderr
     assert "'zebra' is not in" in run("senses", words, "zebra", "-m", model, code=1).stderr
+    asked = run("search", words, "the [zebra]", "--same-word", "-m", model, code=1)
+    assert "the word 'zebra' is not in" in asked.stderr
 
 
 def test_metadata_and_conditions_work_as_in_sentence_search(run: Run, tmp_path: Path, model: Path) -> None:

@@ -76,7 +76,14 @@ def test_conditions_and_pages_narrow_the_hits(index) -> None:
     assert [hit.id for hit in index.search(vector, k=1, only=["bank"], skip=1)] == ["b#4-8"]
     everything = index.search(vector, k=13)
     assert [hit.id for hit in everything[4:8]] == [hit.id for hit in index.search(vector, k=4, skip=4)]
-    assert index.search(vector, k=5, only=["zebra"]) == []
+    assert index.search(vector, k=5, only=["bank"], where="year >= 2020") == []
+
+
+def test_word_that_is_not_in_the_index_is_refused_and_others_beside_it_are_found(index) -> None:
+    vector = index.encode(RIVER)
+    with pytest.raises(InvalidInputError, match="the word 'zebra' is not in .*: words are matched in any case"):
+        index.search(vector, k=5, only=["zebra"])
+    assert [hit.id for hit in index.search(vector, k=5, only=["zebra", "shore"])] == ["c#2-7"]
 
 
 def test_neighbours_are_words_each_once(index) -> None:
