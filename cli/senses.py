@@ -29,8 +29,6 @@ from .progress import document_bar
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from ctxembed.corpus import ReadOptions
     from ctxembed.meaning.clusters import Method
     from ctxembed.meaning.occurrences import FoundUses, Occurrence
@@ -148,9 +146,7 @@ def word_uses(
     Raises:
         InvalidInputError: If a word does not occur, or no use of it has a vector.
     """
-    import numpy as np
-
-    from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses
+    from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses, known_uses
 
     if (Path(source) / "manifest.json").exists():
         refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
@@ -170,32 +166,45 @@ def word_uses(
                 "--inflections counts other forms too"
             )
         vectors = encoder.encode_usages([each.usage for each in side.occurrences], layer=layer)
-        known: NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
-        if not known.any():
-            raise InvalidInputError(f"{encoder.name} knows no use of {word!r}: choose another word or model")
-        if side.count > len(side.occurrences):
-            say(f"{word}: a sample of {len(side.occurrences):,} of {side.count:,} uses (seed {seed}) stands for all")
-        if not known.all():
-            say(f"{word}: {len(known) - int(known.sum()):,} uses have no vector and are left out")
-        uses = [each for each, keep in zip(side.occurrences, known.tolist(), strict=True) if keep]
-        results.append((word, uses, vectors[known]))
+        uses, vectors = known_uses(side.occurrences, vectors)
+        num_zero = len(side.occurrences) - len(uses)
+        report_uses(word, len(uses), num_zero=num_zero, total=side.count, model=encoder.name, seed=seed)
+        results.append((word, uses, vectors))
     return results
 
 
 def indexed_uses(
     source: Path, words: Sequence[str], *, encoder: Encoder, inflections: bool, most: int, seed: int
 ) -> list[tuple[str, list[Occurrence], Vectors]]:
-    """Take the uses of words from an index of words."""
+    """Take the uses of words from an index of words; those without a vector are left out and counted.
+
+    Raises:
+        InvalidInputError: If a word is not in the index, or no use of it has a vector.
+    """
     from ctxembed.meaning.word_index import WordIndex
 
     results = []
     with WordIndex.open(source, encoder=encoder) as index:
         for word in words:
-            uses, vectors, total = index.uses(word, inflections=inflections, most=most, seed=seed)
-            if total > len(uses):
-                say(f"{word}: a sample of {len(uses):,} of {total:,} uses (seed {seed}) stands for all")
+            uses, vectors, total, num_zero = index.uses(word, inflections=inflections, most=most, seed=seed)
+            report_uses(word, len(uses), num_zero=num_zero, total=total, model=encoder.name, seed=seed)
             results.append((word, uses, vectors))
     return results
+
+
+def report_uses(word: str, number: int, *, num_zero: int, total: int, model: str, seed: int) -> None:
+    """Say which uses of a word stand for it: how many have no vector, and how many were not looked at.
+
+    Raises:
+        InvalidInputError: If no use has a vector.
+    """
+    if not number:
+        raise InvalidInputError(f"{model} knows no use of {word!r}: choose another word or model")
+    looked_at = number + num_zero
+    if total > looked_at:
+        say(f"{word}: a sample of {looked_at:,} of {total:,} uses (seed {seed}) stands for all")
+    if num_zero:
+        say(f"{word}: {num_zero:,} uses have no vector and are left out")
 
 
 def labelled(result: WordSenses, encoder: Encoder, *, inventory: Path | None, layer: int | None) -> WordSenses:

@@ -9,14 +9,17 @@ import functools
 import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import is_content_word, sentence_spans, word_form, word_spans
-from ctxembed.types import Document, Scalar, Usage
+from ctxembed.types import Document, Scalar, Usage, Vectors
 
 Grouping: TypeAlias = Callable[[Document], str | None]
 """Names the group of a document: a period, a newspaper; None leaves the document out."""
@@ -213,6 +216,17 @@ def given_usage(document: Document) -> tuple[Usage, str]:
         )
     usage = Usage(document.text, start, end)
     return usage, word_form(str(word) if word not in (None, "") else usage.word)
+
+
+def known_uses(occurrences: Sequence[Occurrence], vectors: Vectors) -> tuple[list[Occurrence], Vectors]:
+    """Return the uses that the encoder sees something in, with their vectors: those of the others are zero.
+
+    Args:
+        occurrences: N uses.
+        vectors: Their vectors (N, D).
+    """
+    known: NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
+    return [each for each, keep in zip(occurrences, known.tolist(), strict=True) if keep], vectors[known]
 
 
 def count_words(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.meaning.inflections import inflected_forms
-from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.occurrences import Occurrence, known_uses
 from ctxembed.meaning.word_choice import CountedWords, word_options
 from ctxembed.store import OnDuplicate
 from ctxembed.text import word_form
@@ -87,6 +87,18 @@ def build_word_index(
         options=word_options(options or IndexOptions(), rows=len(folder)),
         on_duplicate=on_duplicate,
     )
+
+
+class IndexedUses(NamedTuple):
+    """Uses of a word in an index."""
+
+    occurrences: list[Occurrence]
+    vectors: Vectors
+    """float32 (N, D), L2-normalised, none of them zero."""
+    total: int
+    """All uses that are in the index."""
+    num_zero: int
+    """Of those that were looked at, how many are left out: they have no vector."""
 
 
 class WordIndex:
@@ -186,10 +198,8 @@ class WordIndex:
                 return list(best.values())[:k]
             asked *= 4
 
-    def uses(
-        self, word: str, *, inflections: bool = False, most: int | None = None, seed: int = 1
-    ) -> tuple[list[Occurrence], Vectors, int]:
-        """Return uses of a word with their vectors (N, D), and how many there are in the index.
+    def uses(self, word: str, *, inflections: bool = False, most: int | None = None, seed: int = 1) -> IndexedUses:
+        """Return the uses of a word with their vectors.
 
         Args:
             word: A lookup form.
@@ -208,7 +218,8 @@ class WordIndex:
         occurrences = [
             Occurrence(row.id, Usage(row.text, row.start or 0, row.end or 0), word, "", row.metadata) for row in rows
         ]
-        return occurrences, normalised(self.folder.take(numbers)), total
+        kept, vectors = known_uses(occurrences, normalised(self.folder.take(numbers)))
+        return IndexedUses(kept, vectors, total, len(occurrences) - len(kept))
 
     def close(self) -> None:
         """Release the files."""

@@ -68,6 +68,18 @@ def test_senses_of_an_index_can_be_searched_by_name(run: Run, words: Path, model
     assert run("neighbours", words, "bank#1", "--senses", "kept", "-m", model, "--format", "jsonl").jsonl
 
 
+def test_senses_of_an_index_leave_out_uses_without_a_vector(run: Run, tmp_path: Path, static: Path) -> None:
+    lines = ["The bank lent money."] * 8 + ["The banked fire went out.", "A zebra came."]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
+    run("index", "build", "corpus.txt", "--unit", "word", "-o", "widx", "-m", static)
+    arguments = ("senses", "widx", "bank", "--inflections", "--method", "agglomerative", "-k", "2", "-m", static)
+    outcome = run(*arguments, "--max-uses", "9", "--format", "json")
+    assert [(row["id"], row["uses"]) for row in outcome.json] == [("bank#1", 8)]
+    assert "bank: 1 uses have no vector and are left out" in outcome.stderr
+    assert "stands for all" not in outcome.stderr
+    assert "static knows no use of 'zebra'" in run("senses", "widx", "zebra", "-m", static, code=1).stderr
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

@@ -36,10 +36,22 @@ DOCUMENTS = [
 ]
 
 
-def build(path: Path, documents: list[Document] = DOCUMENTS, **choice: object) -> WordIndex:
+class DeafEncoder(ContextEncoder):
+    """Sees nothing in a sentence about nothing."""
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        vectors = super().encode_usages(usages, layer=layer)
+        vectors[["nothing" in word_forms(usage.text) for usage in usages]] = 0
+        return vectors
+
+
+def build(
+    path: Path, documents: list[Document] = DOCUMENTS, encoder: ContextEncoder | None = None, **choice: object
+) -> WordIndex:
+    encoder = encoder or ContextEncoder()
     counted = count_chosen(documents, WordChoice(**choice))  # type: ignore[arg-type]
-    build_word_index(documents, counted, encoder=ContextEncoder(), path=path)
-    return WordIndex.open(path, encoder=ContextEncoder())
+    build_word_index(documents, counted, encoder=encoder, path=path)
+    return WordIndex.open(path, encoder=encoder)
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +107,26 @@ def test_neighbours_are_words_each_once(index) -> None:
 
 
 def test_uses_of_a_word_come_with_their_vectors(index) -> None:
-    occurrences, vectors, total = index.uses("bank")
+    occurrences, vectors, total, num_zero = index.uses("bank")
     assert [each.id for each in occurrences] == ["a#4-8", "b#4-8", "d#4-8"]
-    assert total == 3
+    assert (total, num_zero) == (3, 0)
     expected = ContextEncoder().encode_usages([each.usage for each in occurrences])
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
     assert len(index.uses("bank", inflections=True)[0]) == 4
     assert len(index.uses("bank", most=2)[0]) == 2
     with pytest.raises(InvalidInputError, match="'zebra' is not in"):
         index.uses("zebra")
+
+
+def test_uses_without_a_vector_are_left_out_and_counted(tmp_path: Path) -> None:
+    documents = [*DOCUMENTS, Document("n", "A bank of nothing."), Document("m", "A shade of nothing.")]
+    with build(tmp_path / "widx", documents, DeafEncoder()) as index:
+        found = index.uses("bank")
+        assert [each.id for each in found.occurrences] == ["a#4-8", "b#4-8", "d#4-8"]
+        assert found.vectors.any(axis=1).tolist() == [True] * 3
+        assert (found.total, found.num_zero) == (4, 1)
+        unseen = index.uses("shade")
+        assert (unseen.occurrences, unseen.vectors.shape, unseen.num_zero) == ([], (0, 16), 1)
 
 
 def test_choice_by_list_and_frequency() -> None:
