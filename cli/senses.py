@@ -106,6 +106,7 @@ def senses(
 
     wanted = read_words(",".join(words))
     encoder = load_any(model, device=device)
+    layer = layer_of(source, layer)
     kept = None if output is None else SenseFolder.begin(output, encoder=encoder, layer=layer)
     alike = None if k is not None or method == "hdbscan" else one_sense_cosine(encoder, layer=layer)
     results = []
@@ -130,6 +131,22 @@ def senses(
     report_encoder(encoder)
 
 
+def layer_of(source: str, layer: int | None) -> Any:
+    """Return where the vectors of the uses come from: --layer, or of an index what it was built with."""
+    from ctxembed.meaning.word_index import WordIndex
+
+    if not is_index(source):
+        return layer
+    refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
+    with WordIndex.open(source) as index:
+        return index.layer
+
+
+def is_index(source: str) -> bool:
+    """Tell whether uses are taken from an index, not from text."""
+    return (Path(source) / "manifest.json").exists()
+
+
 def word_uses(
     source: str,
     words: Sequence[str],
@@ -148,8 +165,7 @@ def word_uses(
     """
     from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses, known_uses
 
-    if (Path(source) / "manifest.json").exists():
-        refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
+    if is_index(source):
         return indexed_uses(Path(source), words, encoder=encoder, inflections=inflections, most=most, seed=seed)
     corpus, table = open_corpus([source], reading), word_table(list(words), inflections)
     if holds_given_uses(corpus):

@@ -124,7 +124,7 @@ def shift(
         raise click.UsageError("name the --words to measure, or ask for the --top ones")
     options = ShiftOptions(permutations=permutations, min_uses=min_uses, seed=seed, layer=layer)
     encoder = load_any(model, device=device)
-    stored = stored_senses(sense_folder, encoder)
+    stored = stored_senses(sense_folder, encoder, layer=layer)
     most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
     run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
     counts: dict[str, Counter[str]] = {}
@@ -278,13 +278,13 @@ class Run:
             say(f"some documents have no {self.sides.periods.column} and were left out")
 
 
-def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | None:
+def stored_senses(folder: Path | None, encoder: UsageEncoder, *, layer: int | None) -> StoredSenses | None:
     """Open a folder of stored senses, if one is named."""
     if folder is None:
         return None
     from ctxembed.meaning.sense_folder import SenseFolder
 
-    return SenseFolder.open(folder, encoder=encoder).centres_of
+    return SenseFolder.open(folder, layer=layer, encoder=encoder).centres_of
 
 
 def add_static(

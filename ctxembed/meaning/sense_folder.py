@@ -55,21 +55,22 @@ class SenseFolder:
 
     fingerprint: str
     model: str
-    layer: int | None
+    layer: int | list[int] | None
+    """Where the vectors were read, several layers of which the mean was taken; None for the model's choice."""
     words: dict[str, StoredWord] = field(default_factory=dict)
     centres: Vectors = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     """float32 (S, D)."""
 
     @classmethod
     def open(
-        cls, path: str | Path, *, encoder: UsageEncoder | None = None, layer: int | EllipsisType | None = ...
+        cls, path: str | Path, *, layer: int | list[int] | EllipsisType | None, encoder: UsageEncoder | None = None
     ) -> Self:
         """Read a folder.
 
         Args:
             path: The folder.
+            layer: Must be the one that was read, None for the model's choice; any will do where it is ``...``.
             encoder: Must be the one that made it; any will do where None.
-            layer: Must be the one that was read; any will do where it is left out.
 
         Raises:
             MissingInputError: If there is none.
@@ -100,7 +101,7 @@ class SenseFolder:
         return folder
 
     @classmethod
-    def begin(cls, path: str | Path, *, encoder: UsageEncoder, layer: int | None = None) -> Self:
+    def begin(cls, path: str | Path, *, encoder: UsageEncoder, layer: int | list[int] | None) -> Self:
         """Read the folder if it is there, or begin an empty one.
 
         Raises:

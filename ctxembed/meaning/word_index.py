@@ -127,7 +127,7 @@ class WordIndex:
 
     @property
     def layer(self) -> Any:
-        """The layer that the vectors come from, None for the encoder's own choice."""
+        """The layer that the vectors come from, a list of several; None for the encoder's own choice."""
         return self.folder.manifest.settings.get("layer")
 
     def encode(self, usage: Usage) -> Vectors:

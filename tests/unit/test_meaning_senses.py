@@ -74,15 +74,15 @@ def test_sentences_help_to_tell_senses_that_the_words_alone_do_not() -> None:
 
 
 def test_names_last_when_senses_are_found_again(tmp_path: Path, result) -> None:
-    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=None)
     folder.add(result)
     folder.save(tmp_path / "s")
-    again = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    again = SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=None)
     later = again.add(find_senses("bank", *uses([8, 30, 20], seed=4), with_stability=False))
     assert [sense.id for sense in later.senses] == ["bank#2", "bank#3", "bank#1"]
     assert later.senses[1].words[0] == "topic2"
     again.save(tmp_path / "s")
-    names, centres = SenseFolder.open(tmp_path / "s").centres_of("bank") or ((), None)
+    names, centres = SenseFolder.open(tmp_path / "s", layer=None).centres_of("bank") or ((), None)
     assert names == ("bank#2", "bank#3", "bank#1")
     assert centres is not None
     assert centres.argmax(axis=1).tolist() != [0, 0, 0]
@@ -108,25 +108,35 @@ def test_centre_of_a_sense_is_of_unit_length_and_among_its_uses(result) -> None:
 
 
 def test_damaged_or_foreign_folder_is_refused(tmp_path: Path, result) -> None:
-    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder())
+    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=None)
     folder.add(result)
     folder.save(tmp_path / "s")
     other = Encoder()
     other.fingerprint = "0" * 64
     with pytest.raises(ArtifactError, match="was made with fake"):
-        SenseFolder.open(tmp_path / "s", encoder=other)
+        SenseFolder.open(tmp_path / "s", layer=None, encoder=other)
     with pytest.raises(ArtifactError, match="was made with layer None, not 3"):
         SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=3)
     data = bytearray((tmp_path / "s/centres.npy").read_bytes())
     data[-1] ^= 1
     (tmp_path / "s/centres.npy").write_bytes(bytes(data))
     with pytest.raises(ArtifactError, match="sha256 differs"):
-        SenseFolder.open(tmp_path / "s")
+        SenseFolder.open(tmp_path / "s", layer=None)
     record = json.loads((tmp_path / "s/manifest.json").read_text())
     record["format"] = "other"
     (tmp_path / "s/manifest.json").write_text(json.dumps(record))
     with pytest.raises(ArtifactError, match="has format 'other'"):
-        SenseFolder.open(tmp_path / "s")
+        SenseFolder.open(tmp_path / "s", layer=None)
+
+
+def test_layer_of_a_folder_is_checked_unless_any_will_do(tmp_path: Path, result) -> None:
+    folder = SenseFolder.begin(tmp_path / "s", encoder=Encoder(), layer=[1, 2])
+    folder.add(result)
+    folder.save(tmp_path / "s")
+    assert SenseFolder.open(tmp_path / "s", layer=[1, 2]).layer == [1, 2]
+    assert SenseFolder.open(tmp_path / "s", layer=...).layer == [1, 2]
+    with pytest.raises(ArtifactError, match=r"was made with layer \[1, 2\], not None"):
+        SenseFolder.open(tmp_path / "s", layer=None)
 
 
 def test_folder_of_something_else_is_not_overwritten(tmp_path: Path, result) -> None:
