@@ -107,7 +107,8 @@ def senses(
     wanted = read_words(",".join(words))
     encoder = load_any(model, device=device)
     layer = layer_of(source, layer)
-    kept = None if output is None else SenseFolder.begin(output, encoder=encoder, layer=layer)
+    if output is not None:
+        SenseFolder.begin(output, encoder=encoder, layer=layer)  # refuses a folder before anything is computed for it
     alike = None if k is not None or method == "hdbscan" else one_sense_cosine(encoder, layer=layer)
     results = []
     for word, uses, vectors in word_uses(
@@ -117,10 +118,10 @@ def senses(
         result = find_senses(
             word, uses, vectors, contexts=contexts, k=k, method=method, alike=alike, seed=seed, num_examples=examples
         )
-        result = labelled(result, encoder, inventory=inventory, layer=layer)
-        results.append(kept.add(result) if kept is not None else result)
-    if kept is not None and output is not None:
-        kept.save(output)
+        results.append(labelled(result, encoder, inventory=inventory, layer=layer))
+    if output is not None:
+        with SenseFolder.changing(output, encoder=encoder, layer=layer) as kept:
+            results = [kept.add(result) for result in results]
         say(f"{output}: {sum(len(r.senses) for r in results)} senses kept, such as {results[0].senses[0].id}")
     if assign is not None:
         write_assignments(assign, results)
