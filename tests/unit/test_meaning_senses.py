@@ -240,6 +240,22 @@ def test_senses_get_the_nearest_gloss(result) -> None:
     assert with_glosses(result, [], glosses[:0]) is result
 
 
+def test_one_sense_gets_the_gloss_that_is_nearest_not_the_first() -> None:
+    axes = np.eye(16, dtype=np.float32)
+    for occurrences, vectors in (uses([30]), uses([30, 12])):
+        whole = find_senses("bank", occurrences, vectors, k=1, with_stability=False)
+        glosses = np.stack([axes[15] + axes[1], axes[15] + axes[0]])
+        (sense,) = with_glosses(whole, ["second", "first"], glosses).senses
+        assert sense.gloss == "first"
+        assert sense.gloss_score
+        assert sense.gloss_score > 0.05
+
+
+def test_the_only_gloss_has_nothing_to_be_nearer_than(result) -> None:
+    labelled = with_glosses(result, ["only"], np.eye(16, dtype=np.float32)[:1])
+    assert [(sense.gloss, sense.gloss_score) for sense in labelled.senses] == [("only", None)] * 2
+
+
 def test_inventory_is_read_by_lemma() -> None:
     rows = [
         {"lemma": "Bank", "gloss": "a slope", "examples": ["the bank of the river"]},
