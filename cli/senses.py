@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
     from ctxembed.meaning.clusters import Method
     from ctxembed.meaning.occurrences import FoundUses, Occurrence
-    from ctxembed.meaning.senses import WordSenses
+    from ctxembed.meaning.senses import Sense, WordSenses
     from ctxembed.types import Encoder, Vectors
 
 USES_FOR_SUBSTITUTES = 8
@@ -128,7 +128,7 @@ def senses(
     write_pictures(results, html=html, plot=plot, seed=seed)
     for result in results:
         report_word(result)
-    emit([sense_row(result, n, output_format) for result in results for n in range(len(result.senses))], output_format)
+    print_senses(results, output_format)
     report_encoder(encoder)
 
 
@@ -266,14 +266,29 @@ def with_inventory(result: WordSenses, encoder: Encoder, inventory: Path, *, lay
     return with_glosses(result, [gloss for gloss, _ in entries], np.stack(vectors))
 
 
+def print_senses(results: Sequence[WordSenses], output_format: str) -> None:
+    """Print a row for each sense; a table has glosses if any word has one."""
+    if output_format != "table":
+        rows = [sense_row(result, n, output_format) for result in results for n in range(len(result.senses))]
+    else:
+        senses = [sense for result in results for sense in result.senses]
+        with_gloss = any(sense.gloss for sense in senses)
+        rows = [short_row(sense, with_gloss=with_gloss) for sense in senses]
+    emit(rows, output_format)
+
+
+def short_row(sense: Sense, *, with_gloss: bool) -> dict[str, Any]:
+    """Return the columns of a sense that fit a terminal."""
+    row: dict[str, Any] = {"id": sense.id, "share": round(sense.share, 6), "uses": sense.uses}
+    row |= {"beside it": ", ".join(sense.words), "in its place": ", ".join(sense.substitutes)}
+    row |= {"gloss": sense.gloss} if with_gloss else {}
+    return row | {"typical use": marked(sense.typical[0].usage) if sense.typical else ""}
+
+
 def sense_row(result: WordSenses, number: int, output_format: str) -> dict[str, Any]:
-    """Return a sense as it is printed; the numbers of its word stand in each row."""
+    """Return a sense as JSON and CSV have it; the numbers of its word stand in each row."""
     sense = result.senses[number]
     row: dict[str, Any] = {"id": sense.id, "share": round(sense.share, 6), "uses": sense.uses}
-    if output_format == "table":
-        row |= {"beside it": ", ".join(sense.words), "in its place": ", ".join(sense.substitutes)}
-        row |= {"gloss": sense.gloss} if any(s.gloss for s in result.senses) else {}
-        return row | {"typical use": marked(sense.typical[0].usage) if sense.typical else ""}
     unclear = int((result.clusters.unclear & (result.clusters.labels == number)).sum())
     row |= {"word": result.word, "unclear": unclear}
     listed = output_format in ("json", "jsonl")
