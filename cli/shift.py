@@ -105,7 +105,7 @@ def shift(
 
     Each row has the average pairwise distance (apd) with its bootstrap interval (low, high), what of it goes beyond
     the distances inside a side (excess), prototype distance (prt), divergence of sense shares (jsd), permutation
-    p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to apd. JSON has the evidence too:
+    p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to excess. JSON has the evidence too:
     senses with their shares, the uses that moved most, and control words. Rows with text, word, start and end are uses
     as given; other text is searched for the words. Control words of given uses are other words of their texts.
 

@@ -65,6 +65,7 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert {sense["id"]: sense["uses_new"] for sense in row["senses"]} == {"bank#1": 0, "bank#2": 8}
     page = (tmp_path / "shift.html").read_text(encoding="utf-8")
     assert "Uses that moved most, old to new" in page
+    assert "p: by permutation, of excess" in page
     assert (tmp_path / "shift.png").stat().st_size > 1000
 
 

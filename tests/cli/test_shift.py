@@ -164,6 +164,10 @@ def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
     )
 
 
+def test_help_says_what_is_tested(run: Run) -> None:
+    assert "p and q without a name belong to excess" in " ".join(run("shift", "--help").stdout.split())
+
+
 def test_static_distance_stands_beside_if_asked(run: Run, tmp_path: Path, static: Path) -> None:
     for side, step in (("old", 1), ("new", 7)):
         lines = [" ".join(f"word{(n * step + m) % 130}" for m in range(12)) for n in range(130)]
