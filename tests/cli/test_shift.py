@@ -105,6 +105,51 @@ def test_shift_by_a_column_is_a_time_line(run: Run, tmp_path: Path, model: Path)
     assert (row["old"], row["new"], row["uses_old"]) == ("before 1900", "from 1900", 12)
 
 
+@pytest.fixture
+def dated(tmp_path: Path) -> Path:
+    """bank and boat are as frequent as each other in three periods of six texts; cloud is rare in one of them."""
+    clouds = {1810: 3, 1860: 3, 1910: 1}
+    rows = [
+        {"text": f"The bank by the boat {n}." + " A cloud." * number, "year": year}
+        for year, number in clouds.items()
+        for n in range(6)
+    ]
+    rows += [{"text": "A boat on the lake.", "year": 1960} for _ in range(40)]  # no bank, so nothing to compare
+    path = tmp_path / "dated.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+REST = "shift dated.jsonl --words bank --by year --against rest --permutations 9".split()
+
+
+def test_controls_beside_the_rest_are_as_frequent_in_all_other_groups_together(run: Run, dated, model: Path) -> None:
+    outcome = run(*REST, "--controls", "1", "-m", model, "--format", "json")
+    assert [(row["old"], row["new"], row["found_old"]) for row in outcome.json] == [
+        ("rest", "1810", 12), ("rest", "1860", 12), ("rest", "1910", 12)
+    ]  # fmt: skip
+    assert [[control["word"] for control in row["controls"]] for row in outcome.json] == [["boat"]] * 3
+    assert "no control words" not in outcome.stderr
+
+
+def test_no_control_words_beside_the_rest_is_said(run: Run, tmp_path: Path, model: Path) -> None:
+    rows = [{"text": f"The bank of {word}.", "year": year} for year, word in ((1, "mud"), (2, "ice")) for _ in range(6)]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    outcome = run(*REST, "-m", model, "--format", "json")
+    assert [row["controls"] for row in outcome.json] == [[], []]
+    assert "no control words for bank: no other word is on both sides" in outcome.stderr
+
+
+def test_sampling_of_groups_is_said_only_where_a_use_was_left_out(run: Run, dated, model: Path) -> None:
+    arguments = [*REST, "--controls", "0", "-m", model, "--format", "json"]
+    whole = run(*arguments, "--max-uses", "6")
+    assert [(row["uses_old"], row["found_old"]) for row in whole.json] == [(12, 12)] * 3
+    assert "stands for all" not in whole.stderr
+    some = run(*arguments, "--max-uses", "5")
+    assert [(row["uses_old"], row["found_old"]) for row in some.json] == [(10, 12)] * 3
+    assert "a sample of 5 uses of a group (seed 1) stands for all of: bank" in some.stderr
+
+
 def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path) -> None:
     outcome = run(
         "shift",
