@@ -54,6 +54,22 @@ def test_shift_takes_given_uses_as_they_are(run: Run, tmp_path: Path, model: Pat
     assert run(*arguments, "--words", "attack").json[0]["apd"] == row["apd"]
 
 
+def test_uses_of_a_csv_file_are_those_of_the_same_rows_as_json(run: Run, tmp_path: Path, model: Path) -> None:
+    for side, text in (
+        ("old", "an attack after an attack by the river {}"),
+        ("new", "an attack after an attack of flu {}"),
+    ):
+        rows = [{"text": text.format(n), "word": "attack", "start": 19, "end": 25} for n in range(5)]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lines = [",".join(map(str, row.values())) for row in rows]
+        (tmp_path / f"{side}.csv").write_text("\n".join(["text,word,start,end", *lines]), encoding="utf-8")
+    arguments = ("--words", "attack", "--controls", "0", "--permutations", "9", "-m", model, "--format", "csv")
+    found = [run("shift", f"old.{kind}", f"new.{kind}", *arguments).stdout for kind in ("jsonl", "csv")]
+    assert found[0] == found[1]
+    (sense,) = run("senses", "old.csv", "attack", "-k", "1", "-m", model, "--format", "json").json
+    assert (sense["uses"], {(each["start"], each["end"]) for each in sense["typical"]}) == (5, {(19, 25)})
+
+
 def test_controls_of_given_uses_are_other_words_of_their_texts(run: Run, tmp_path: Path, model: Path) -> None:
     for side, verb in (("old", "sank"), ("new", "sold")):
         texts = [f"Plane {n} {verb} the boat near {n} islands." for n in range(6)]
