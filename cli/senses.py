@@ -26,7 +26,7 @@ from .options import (
 )
 from .output import emit, format_option, say
 from .progress import document_bar
-from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
+from .words import html_option, inflections_option, plot_option, say_written, split_words, word_table
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
@@ -104,7 +104,7 @@ def senses(
     from ctxembed.meaning.sense_folder import SenseFolder
     from ctxembed.meaning.senses import find_senses
 
-    wanted = read_words(",".join(words))
+    wanted = split_words(",".join(words))
     encoder = load_any(model, device=device)
     layer = layer_of(source, layer)
     if output is not None:

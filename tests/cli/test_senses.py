@@ -118,5 +118,12 @@ def test_table_finds_its_columns_by_name(capsys: pytest.CaptureFixture[str]) -> 
     ]  # fmt: skip
 
 
+def test_word_is_a_word_though_a_file_has_its_name(run: Run, corpus, tmp_path: Path, static: Path) -> None:
+    (tmp_path / "bank").write_text("river\n", encoding="utf-8")
+    (row,) = run("senses", "corpus.txt", "bank", "-m", static, "--format", "json").json
+    assert row["id"] == "bank#1"
+    assert "' , ' names no word" in run("senses", "corpus.txt", " , ", "-m", static, code=1).stderr
+
+
 def test_word_that_does_not_occur_is_refused(run: Run, corpus, model: Path) -> None:
     assert "'zebra' does not occur in corpus.txt" in run("senses", "corpus.txt", "zebra", "-m", model, code=1).stderr

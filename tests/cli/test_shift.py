@@ -218,6 +218,16 @@ def test_mistakes_are_one_line(run: Run, corpora, model: Path, arguments, messag
     assert message in run("shift", *arguments, "-m", model, code=1).stderr
 
 
+def test_file_of_words_has_one_a_line_in_utf8(run: Run, corpora, tmp_path: Path, model: Path) -> None:
+    arguments = ("shift", "old.txt", "new.txt", "--words", "words.txt", "--permutations", "9", "-m", model)
+    (tmp_path / "words.txt").write_bytes("\N{BOM}attack\nplane\n".encode())
+    assert [row["word"] for row in run(*arguments, "--format", "json").json] == ["attack", "plane"]
+    (tmp_path / "words.txt").write_bytes(b"attack\ncaf\xe9\n")
+    assert "words.txt is not UTF-8 (" in run(*arguments, code=1).stderr
+    (tmp_path / "words.txt").write_bytes(b"\n")
+    assert "words.txt names no word: write one a line" in run(*arguments, code=1).stderr
+
+
 def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
     assert (
         "what moved"
