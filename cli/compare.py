@@ -282,7 +282,7 @@ def find_out(
 
     if not why:
         refuse_idle(("occlude",), "without --why")
-    kept = None if sense_folder is None else SenseFolder.open(sense_folder, encoder=encoder, layer=layer)
+    kept = None if sense_folder is None else SenseFolder.open(sense_folder, layer=layer, encoder=encoder)
     background = load_background(encoder, documents, layer=layer) if nearest or not raw else None
     words = background if nearest else None
     result = compare_usages(usages, encoder=encoder, static=static, background=words, k=max(1, nearest), layer=layer)

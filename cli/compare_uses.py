@@ -45,20 +45,14 @@ def file_usages(path: Path, word: str | None, reading: ReadOptions) -> list[Usag
 
 
 def _row_usage(document: Document, word: str | None) -> Usage:
-    from ctxembed.types import Usage
+    from ctxembed.meaning.occurrences import given_usage
 
     named, start, end = (document.metadata.get(name) for name in ("word", "start", "end"))
+    if start not in (None, "") and end not in (None, ""):
+        return given_usage(document)[0]
     try:
-        if start not in (None, "") and end not in (None, ""):
-            usage = Usage(document.text, int(str(start)), int(str(end)))
-            if not 0 <= usage.start < usage.end <= len(usage.text):
-                raise InvalidInputError(
-                    f"characters {start} to {end} are not inside a text of {len(usage.text)}: "
-                    "count from 0, and end with the first one after the word"
-                )
-            return usage
         return read_usage(document.text, str(named) if named not in (None, "") else word)
-    except ValueError as error:  # InvalidInputError is one
+    except InvalidInputError as error:
         raise InvalidInputError(f"{document.id}: {error}") from error
 
 

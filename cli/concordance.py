@@ -95,7 +95,8 @@ def query_vector(
 
         if not _SENSE.fullmatch(query):
             raise InvalidInputError(f"{query!r} is no sense: with --senses, name one such as bank#2")
-        return SenseFolder.open(sense_folder, encoder=encoder).centre(query), [query.rpartition("#")[0]]
+        kept = SenseFolder.open(sense_folder, layer=opened.layer, encoder=encoder)
+        return kept.centre(query), [query.rpartition("#")[0]]
     if _SENSE.fullmatch(query):
         raise InvalidInputError(f"{query} is a sense: name the folder that keeps it with --senses")
     usage = parse_usage(query)

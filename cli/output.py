@@ -23,7 +23,7 @@ format_option = click.option(
 
 
 def emit(rows: Iterable[Mapping[str, Any]], output_format: str, *, title: str | None = None) -> None:
-    """Print rows; json is one array, jsonl an object a line, csv and table take their columns from the first row."""
+    """Print rows; json is one array, jsonl an object a line, csv has the columns of the first row, table of all."""
     if output_format == "jsonl":
         for row in rows:
             click.echo(json.dumps(row, ensure_ascii=False))
@@ -46,11 +46,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         click.echo("no results", err=True)
         return
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name, value in rows[0].items():
-        number = isinstance(value, int | float)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        number = isinstance(rows[0].get(name), int | float)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else Text(cell(value)) for value in row.values()))
+        values = [row.get(name) for name in names]
+        table.add_row(*(value if isinstance(value, Text) else Text(cell(value)) for value in values))
     console.print(table)
 
 

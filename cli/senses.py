@@ -26,15 +26,13 @@ from .options import (
 )
 from .output import emit, format_option, say
 from .progress import document_bar
-from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
+from .words import html_option, inflections_option, plot_option, say_written, split_words, word_table
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from ctxembed.corpus import ReadOptions
     from ctxembed.meaning.clusters import Method
     from ctxembed.meaning.occurrences import FoundUses, Occurrence
-    from ctxembed.meaning.senses import WordSenses
+    from ctxembed.meaning.senses import Sense, WordSenses
     from ctxembed.types import Encoder, Vectors
 
 USES_FOR_SUBSTITUTES = 8
@@ -106,9 +104,11 @@ def senses(
     from ctxembed.meaning.sense_folder import SenseFolder
     from ctxembed.meaning.senses import find_senses
 
-    wanted = read_words(",".join(words))
+    wanted = split_words(",".join(words))
     encoder = load_any(model, device=device)
-    kept = None if output is None else SenseFolder.begin(output, encoder=encoder, layer=layer)
+    layer = layer_of(source, layer)
+    if output is not None:
+        SenseFolder.begin(output, encoder=encoder, layer=layer)  # refuses a folder before anything is computed for it
     alike = None if k is not None or method == "hdbscan" else one_sense_cosine(encoder, layer=layer)
     results = []
     for word, uses, vectors in word_uses(
@@ -118,18 +118,34 @@ def senses(
         result = find_senses(
             word, uses, vectors, contexts=contexts, k=k, method=method, alike=alike, seed=seed, num_examples=examples
         )
-        result = labelled(result, encoder, inventory=inventory, layer=layer)
-        results.append(kept.add(result) if kept is not None else result)
-    if kept is not None and output is not None:
-        kept.save(output)
+        results.append(labelled(result, encoder, inventory=inventory, layer=layer))
+    if output is not None:
+        with SenseFolder.changing(output, encoder=encoder, layer=layer) as kept:
+            results = [kept.add(result) for result in results]
         say(f"{output}: {sum(len(r.senses) for r in results)} senses kept, such as {results[0].senses[0].id}")
     if assign is not None:
         write_assignments(assign, results)
     write_pictures(results, html=html, plot=plot, seed=seed)
     for result in results:
         report_word(result)
-    emit([sense_row(result, n, output_format) for result in results for n in range(len(result.senses))], output_format)
+    print_senses(results, output_format)
     report_encoder(encoder)
+
+
+def layer_of(source: str, layer: int | None) -> Any:
+    """Return where the vectors of the uses come from: --layer, or of an index what it was built with."""
+    from ctxembed.meaning.word_index import WordIndex
+
+    if not is_index(source):
+        return layer
+    refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
+    with WordIndex.open(source) as index:
+        return index.layer
+
+
+def is_index(source: str) -> bool:
+    """Tell whether uses are taken from an index, not from text."""
+    return (Path(source) / "manifest.json").exists()
 
 
 def word_uses(
@@ -148,12 +164,9 @@ def word_uses(
     Raises:
         InvalidInputError: If a word does not occur, or no use of it has a vector.
     """
-    import numpy as np
+    from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses, known_uses
 
-    from ctxembed.meaning.occurrences import find_uses, given_uses, holds_given_uses
-
-    if (Path(source) / "manifest.json").exists():
-        refuse_idle(("layer", *READING), "for an index, which was read and encoded when it was built")
+    if is_index(source):
         return indexed_uses(Path(source), words, encoder=encoder, inflections=inflections, most=most, seed=seed)
     corpus, table = open_corpus([source], reading), word_table(list(words), inflections)
     if holds_given_uses(corpus):
@@ -170,32 +183,45 @@ def word_uses(
                 "--inflections counts other forms too"
             )
         vectors = encoder.encode_usages([each.usage for each in side.occurrences], layer=layer)
-        known: NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
-        if not known.any():
-            raise InvalidInputError(f"{encoder.name} knows no use of {word!r}: choose another word or model")
-        if side.count > len(side.occurrences):
-            say(f"{word}: a sample of {len(side.occurrences):,} of {side.count:,} uses (seed {seed}) stands for all")
-        if not known.all():
-            say(f"{word}: {len(known) - int(known.sum()):,} uses have no vector and are left out")
-        uses = [each for each, keep in zip(side.occurrences, known.tolist(), strict=True) if keep]
-        results.append((word, uses, vectors[known]))
+        uses, vectors = known_uses(side.occurrences, vectors)
+        num_zero = len(side.occurrences) - len(uses)
+        report_uses(word, len(uses), num_zero=num_zero, total=side.count, model=encoder.name, seed=seed)
+        results.append((word, uses, vectors))
     return results
 
 
 def indexed_uses(
     source: Path, words: Sequence[str], *, encoder: Encoder, inflections: bool, most: int, seed: int
 ) -> list[tuple[str, list[Occurrence], Vectors]]:
-    """Take the uses of words from an index of words."""
+    """Take the uses of words from an index of words; those without a vector are left out and counted.
+
+    Raises:
+        InvalidInputError: If a word is not in the index, or no use of it has a vector.
+    """
     from ctxembed.meaning.word_index import WordIndex
 
     results = []
     with WordIndex.open(source, encoder=encoder) as index:
         for word in words:
-            uses, vectors, total = index.uses(word, inflections=inflections, most=most, seed=seed)
-            if total > len(uses):
-                say(f"{word}: a sample of {len(uses):,} of {total:,} uses (seed {seed}) stands for all")
+            uses, vectors, total, num_zero = index.uses(word, inflections=inflections, most=most, seed=seed)
+            report_uses(word, len(uses), num_zero=num_zero, total=total, model=encoder.name, seed=seed)
             results.append((word, uses, vectors))
     return results
+
+
+def report_uses(word: str, number: int, *, num_zero: int, total: int, model: str, seed: int) -> None:
+    """Say which uses of a word stand for it: how many have no vector, and how many were not looked at.
+
+    Raises:
+        InvalidInputError: If no use has a vector.
+    """
+    if not number:
+        raise InvalidInputError(f"{model} knows no use of {word!r}: choose another word or model")
+    looked_at = number + num_zero
+    if total > looked_at:
+        say(f"{word}: a sample of {looked_at:,} of {total:,} uses (seed {seed}) stands for all")
+    if num_zero:
+        say(f"{word}: {num_zero:,} uses have no vector and are left out")
 
 
 def labelled(result: WordSenses, encoder: Encoder, *, inventory: Path | None, layer: int | None) -> WordSenses:
@@ -240,14 +266,29 @@ def with_inventory(result: WordSenses, encoder: Encoder, inventory: Path, *, lay
     return with_glosses(result, [gloss for gloss, _ in entries], np.stack(vectors))
 
 
+def print_senses(results: Sequence[WordSenses], output_format: str) -> None:
+    """Print a row for each sense; a table has glosses if any word has one."""
+    if output_format != "table":
+        rows = [sense_row(result, n, output_format) for result in results for n in range(len(result.senses))]
+    else:
+        senses = [sense for result in results for sense in result.senses]
+        with_gloss = any(sense.gloss for sense in senses)
+        rows = [short_row(sense, with_gloss=with_gloss) for sense in senses]
+    emit(rows, output_format)
+
+
+def short_row(sense: Sense, *, with_gloss: bool) -> dict[str, Any]:
+    """Return the columns of a sense that fit a terminal."""
+    row: dict[str, Any] = {"id": sense.id, "share": round(sense.share, 6), "uses": sense.uses}
+    row |= {"beside it": ", ".join(sense.words), "in its place": ", ".join(sense.substitutes)}
+    row |= {"gloss": sense.gloss} if with_gloss else {}
+    return row | {"typical use": marked(sense.typical[0].usage) if sense.typical else ""}
+
+
 def sense_row(result: WordSenses, number: int, output_format: str) -> dict[str, Any]:
-    """Return a sense as it is printed; the numbers of its word stand in each row."""
+    """Return a sense as JSON and CSV have it; the numbers of its word stand in each row."""
     sense = result.senses[number]
     row: dict[str, Any] = {"id": sense.id, "share": round(sense.share, 6), "uses": sense.uses}
-    if output_format == "table":
-        row |= {"beside it": ", ".join(sense.words), "in its place": ", ".join(sense.substitutes)}
-        row |= {"gloss": sense.gloss} if any(s.gloss for s in result.senses) else {}
-        return row | {"typical use": marked(sense.typical[0].usage) if sense.typical else ""}
     unclear = int((result.clusters.unclear & (result.clusters.labels == number)).sum())
     row |= {"word": result.word, "unclear": unclear}
     listed = output_format in ("json", "jsonl")

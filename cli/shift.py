@@ -54,8 +54,12 @@ BLOCK_USES = 200_000
 @click.option("--cut", metavar="A,B,...", help="With --by: where a new period begins, instead of --every.")
 @click.option("--against", type=click.Choice(["next", "first", "rest", "all"]), default="next", show_default=True,
               help="With --by: compare each group with the next, the first, all others, or all pairs.")  # fmt: skip
-@click.option("--max-uses", type=click.IntRange(min=2), metavar="N",
-              help="Uses of each word and side, a sample by --seed of more; 5000, and 100 with --top.")  # fmt: skip
+@click.option(
+    "--max-uses",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Uses of each word and side (group of --by), a sample by --seed of more; 5000, and 100 with --top.",
+)
 @click.option("--min-uses", type=click.IntRange(min=2), default=5, show_default=True,
               help="A word with fewer uses on a side is not tested.")  # fmt: skip
 @click.option("--permutations", type=click.IntRange(min=1), default=1000, show_default=True,
@@ -105,7 +109,7 @@ def shift(
 
     Each row has the average pairwise distance (apd) with its bootstrap interval (low, high), what of it goes beyond
     the distances inside a side (excess), prototype distance (prt), divergence of sense shares (jsd), permutation
-    p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to apd. JSON has the evidence too:
+    p-values and Benjamini-Hochberg q over all rows. p and q without a name belong to excess. JSON has the evidence too:
     senses with their shares, the uses that moved most, and control words. Rows with text, word, start and end are uses
     as given; other text is searched for the words. Control words of given uses are other words of their texts.
 
@@ -124,7 +128,7 @@ def shift(
         raise click.UsageError("name the --words to measure, or ask for the --top ones")
     options = ShiftOptions(permutations=permutations, min_uses=min_uses, seed=seed, layer=layer)
     encoder = load_any(model, device=device)
-    stored = stored_senses(sense_folder, encoder)
+    stored = stored_senses(sense_folder, encoder, layer=layer)
     most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
     run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
     counts: dict[str, Counter[str]] = {}
@@ -171,6 +175,8 @@ class Run:
         self.uses: dict[str, WordUses] = {}
         """Kept for pictures only."""
         self.comparisons: list[Comparison] = []
+        self.sampled: set[str] = set()
+        """Words of which not all uses were measured."""
 
     def measure(self, table: dict[str, str] | None, *, block: bool = False) -> list[WordShift]:
         """Measure the words of a table of forms; all given ones without a table."""
@@ -186,16 +192,21 @@ class Run:
             shifts += self._measured(self.sides.find(forms, most=self.most, seed=self.options.seed))
         return shifts
 
-    def _measured(self, found: FoundUses, *, evidence: bool = True) -> list[WordShift]:
+    def _measured(self, found: FoundUses, *, are_controls: bool = False) -> list[WordShift]:
+        """Measure words; control words between the sides of the words that they are set beside."""
         from ctxembed.meaning.periods import comparisons
         from ctxembed.meaning.shift import encode_found, measure_shift
 
-        groups = self.sides.groups(name for sides in found.values() for name in sides)
-        if self.sides.periods is None:
-            groups = ["old", "new"]
-        if len(groups) < 2:  # of a word that occurs in one period or none
-            return []
-        self.comparisons = comparisons(groups, against=self.against if self.sides.periods else "next")
+        if not are_controls:
+            groups = self.sides.groups(name for sides in found.values() for name in sides)
+            if self.sides.periods is None:
+                groups = ["old", "new"]
+            if len(groups) < 2:  # of a word that occurs in one period or none
+                return []
+            self.comparisons = comparisons(groups, against=self.against if self.sides.periods else "next")
+            self.sampled |= {
+                word for word, sides in found.items() if any(s.count > len(s.occurrences) for s in sides.values())
+            }
         shifts = []
         total = sum(len(side.occurrences) for sides in found.values() for side in sides.values())
         with document_bar("uses", total=total, unit="use") as advance:
@@ -203,9 +214,10 @@ class Run:
                 found, encoder=self.encoder, options=self.options, stored=self.stored, on_progress=advance
             ):
                 shifts += [
-                    measure_shift(uses, each, options=self.options, evidence=evidence) for each in self.comparisons
+                    measure_shift(uses, each, options=self.options, evidence=not are_controls)
+                    for each in self.comparisons
                 ]
-                if self.keep_uses and evidence:
+                if self.keep_uses and not are_controls:
                     self.uses[uses.word] = uses
         return shifts
 
@@ -228,20 +240,12 @@ class Run:
         """Measure words of about the same frequency in both sides of each comparison, and set them beside."""
         from dataclasses import replace
 
-        from ctxembed.meaning.occurrences import matched_words
         from ctxembed.meaning.shift import Control
 
-        taken = {each.word for each in shifts}
-        within = GIVEN_WITHIN if self.sides.is_given else math.inf
-        matched: dict[int, list[str]] = {}
-        for n, each in enumerate(shifts):
-            if each.test is None or not {each.old, each.new} <= set(counts):
-                continue
-            own = {each.old: each.found_old, each.new: each.found_new}
-            matched[n] = matched_words(counts, own, number=number, without=taken, within=within)
-        without = dict.fromkeys(shifts[n].word for n, names in matched.items() if not names)
+        matched = self._matched(shifts, counts, number=number)
+        without = dict.fromkeys(shifts[n].word for n in sorted(matched) if not matched[n])
         if without:
-            given = f"of the given texts occurs {1 / within:g} to {within:g} times as often"
+            given = f"of the given texts occurs {1 / GIVEN_WITHIN:g} to {GIVEN_WITHIN:g} times as often"
             where = given if self.sides.is_given else "is on both sides"
             say(f"no control words for {', '.join(without)}: no other word {where}")
         needed = sorted(set(itertools.chain.from_iterable(matched.values())))
@@ -253,12 +257,31 @@ class Run:
             seed=self.options.seed,
             in_text=True,
         )
-        measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, evidence=False)}
+        measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, are_controls=True)}
         result = list(shifts)
         for n, names in matched.items():
             tests = [(name, measured.get((name, shifts[n].old, shifts[n].new))) for name in names]
             result[n] = replace(shifts[n], controls=tuple(Control(name, t.excess) for name, t in tests if t))
         return result
+
+    def _matched(
+        self, shifts: Sequence[WordShift], counts: dict[str, Counter[str]], *, number: int
+    ) -> dict[int, list[str]]:
+        """Return the control words of each shift that was tested, by its number."""
+        from ctxembed.meaning.occurrences import matched_words
+
+        taken = {each.word for each in shifts}
+        within = GIVEN_WITHIN if self.sides.is_given else math.inf
+        matched: dict[int, list[str]] = {}
+        for each in self.comparisons:
+            own = {n: s for n, s in enumerate(shifts) if s.test is not None and (s.old, s.new) == (each.old, each.new)}
+            if not own:
+                continue
+            sides = {"old": together(counts, each.old_groups), "new": together(counts, each.new_groups)}
+            for n, shift in own.items():
+                found = {"old": shift.found_old, "new": shift.found_new}
+                matched[n] = matched_words(sides, found, number=number, without=taken, within=within)
+        return matched
 
     def keep_only(self, words: set[str]) -> None:
         """Forget the uses of other words."""
@@ -266,10 +289,11 @@ class Run:
 
     def report(self, shifts: Sequence[WordShift]) -> None:
         """Say once what was sampled, what could not be tested, and what was left out."""
-        sampled = [s.word for s in shifts if s.found_old > self.most or s.found_new > self.most]
+        sampled = [s.word for s in shifts if s.word in self.sampled]
         if sampled:
             names = ", ".join(dict.fromkeys(sampled))
-            say(f"a sample of {self.most:,} uses of a side (seed {self.options.seed}) stands for all of: {names}")
+            side = "group" if self.sides.periods is not None else "side"
+            say(f"a sample of {self.most:,} uses of a {side} (seed {self.options.seed}) stands for all of: {names}")
         untested = [s.word for s in shifts if s.test is None]
         if untested:
             names = ", ".join(dict.fromkeys(untested))
@@ -278,13 +302,23 @@ class Run:
             say(f"some documents have no {self.sides.periods.column} and were left out")
 
 
-def stored_senses(folder: Path | None, encoder: UsageEncoder) -> StoredSenses | None:
+def together(counts: dict[str, Counter[str]], groups: Sequence[str]) -> Counter[str]:
+    """Return the counts of words in some groups as if they were one."""
+    if len(groups) == 1:
+        return counts.get(groups[0], Counter())
+    total: Counter[str] = Counter()
+    for name in groups:
+        total.update(counts.get(name, Counter()))
+    return total
+
+
+def stored_senses(folder: Path | None, encoder: UsageEncoder, *, layer: int | None) -> StoredSenses | None:
     """Open a folder of stored senses, if one is named."""
     if folder is None:
         return None
     from ctxembed.meaning.sense_folder import SenseFolder
 
-    return SenseFolder.open(folder, encoder=encoder).centres_of
+    return SenseFolder.open(folder, layer=layer, encoder=encoder).centres_of
 
 
 def add_static(

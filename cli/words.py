@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -36,14 +37,35 @@ def read_words(given: str) -> list[str]:
     """Read words with commas between them, or those of a file, one a line; each once, as lookup forms.
 
     Raises:
-        InvalidInputError: If there is none, or a file is taken for a word.
+        InvalidInputError: If there is none, or the file is not UTF-8.
     """
     path = Path(given)
-    parts = path.read_text(encoding="utf-8").splitlines() if "," not in given and path.is_file() else given.split(",")
-    words = list(dict.fromkeys(word_form(part.strip()) for part in parts if part.strip()))
+    if "," in given or not path.is_file():
+        return split_words(given)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is not UTF-8 ({error}): convert it, a list of words has one a line") from error
+    words = _forms(lines)
     if not words:
-        raise InvalidInputError(f"{given!r} names no word: write attack,plane or name a file with one a line")
+        raise InvalidInputError(f"{path} names no word: write one a line")
     return words
+
+
+def split_words(given: str) -> list[str]:
+    """Split words with commas between them; each once, as lookup forms.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    words = _forms(given.split(","))
+    if not words:
+        raise InvalidInputError(f"{given!r} names no word: write attack,plane")
+    return words
+
+
+def _forms(parts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(word_form(part.strip()) for part in parts if part.strip()))
 
 
 def word_table(words: list[str], inflections: bool) -> dict[str, str]:

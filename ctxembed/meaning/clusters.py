@@ -88,10 +88,12 @@ def cluster_uses(
         seed: Decides the sample, the halves and where k-means begins.
 
     Raises:
-        InvalidInputError: If there is no use, or k is not between 1 and N or does not go with the method.
+        InvalidInputError: If there is no use, or k does not go with the method or is not between 1 and the uses that
+            groups are learnt from.
     """
     check(len(vectors) >= 1, "there is no use to group: look for a word that occurs")
-    check(k is None or 1 <= k <= len(vectors), f"k = {k} groups of {len(vectors)} uses: must be between 1 and that")
+    most = min(len(vectors), LEARNING_USES)
+    check(k is None or 1 <= k <= most, f"k = {k} groups of {len(vectors)} uses: must be between 1 and {most}")
     check(method in get_args(Method), f"method {method!r}: must be one of {', '.join(get_args(Method))}")
     check(k is None or method != "hdbscan", f"k = {k} does not go with hdbscan, which finds the number itself")
     chance = np.random.default_rng(seed)

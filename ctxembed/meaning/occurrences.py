@@ -8,19 +8,24 @@ from __future__ import annotations
 import functools
 import heapq
 import random
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import is_content_word, sentence_spans, word_form, word_spans
-from ctxembed.types import Document, Scalar, Usage
+from ctxembed.types import Document, Scalar, Usage, Vectors
 
 Grouping: TypeAlias = Callable[[Document], str | None]
 """Names the group of a document: a period, a newspaper; None leaves the document out."""
 MAX_COUNTED_FORMS = 2_000_000
+_WHOLE = re.compile(r"\s*-?[0-9]{1,18}\s*")
 _form = functools.lru_cache(maxsize=2**16)(word_form)
 
 
@@ -157,7 +162,7 @@ def _find_in(document: Document, table: Mapping[str, str], group: str, collector
 def holds_given_uses(documents: Iterable[Document]) -> bool:
     """Tell whether rows say themselves where their word is: the first has whole numbers ``start`` and ``end``."""
     first = next(iter(documents), None)
-    return first is not None and all(_is_place(first.metadata.get(key)) for key in ("start", "end"))
+    return first is not None and all(_place(first.metadata.get(key)) is not None for key in ("start", "end"))
 
 
 def given_uses(
@@ -200,11 +205,12 @@ def given_usage(document: Document) -> tuple[Usage, str]:
     Raises:
         InvalidInputError: If it names none, or one outside its text.
     """
-    start, end, word = (document.metadata.get(key) for key in ("start", "end", "word"))
-    if not (isinstance(start, int) and isinstance(end, int) and _is_place(start) and _is_place(end)):
+    given = document.metadata
+    start, end, word = _place(given.get("start")), _place(given.get("end")), given.get("word")
+    if start is None or end is None:
         raise InvalidInputError(
-            f"row {document.id} has start {start!r} and end {end!r}, need the place of its word as whole numbers, "
-            "as the rows before it have"
+            f"row {document.id} has start {given.get('start')!r} and end {given.get('end')!r}, "
+            "need the place of its word as whole numbers"
         )
     if not 0 <= start < end <= len(document.text):
         raise InvalidInputError(
@@ -213,6 +219,17 @@ def given_usage(document: Document) -> tuple[Usage, str]:
         )
     usage = Usage(document.text, start, end)
     return usage, word_form(str(word) if word not in (None, "") else usage.word)
+
+
+def known_uses(occurrences: Sequence[Occurrence], vectors: Vectors) -> tuple[list[Occurrence], Vectors]:
+    """Return the uses that the encoder sees something in, with their vectors: those of the others are zero.
+
+    Args:
+        occurrences: N uses.
+        vectors: Their vectors (N, D).
+    """
+    known: NDArray[np.bool_] = np.asarray(vectors.any(axis=1))
+    return [each for each, keep in zip(occurrences, known.tolist(), strict=True) if keep], vectors[known]
 
 
 def count_words(
@@ -271,5 +288,8 @@ def matched_words(
     return [word for _, word in heapq.nsmallest(number, candidates)]
 
 
-def _is_place(value: Scalar) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _place(value: Scalar) -> int | None:
+    """Return a whole number, which the rows of CSV files have as text; None for anything else."""
+    if isinstance(value, str):
+        return int(value) if _WHOLE.fullmatch(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,12 +1,16 @@
 """Senses that are kept, so that their names last.
 
 ``bank#2`` is stored with its centre: a later run that finds it again gives it the same name, and new senses get new
-numbers, which are never used twice. Letters: N uses, D width, K senses, S stored senses.
+numbers, which are never used twice. Every change writes the centres to a file of a new name and then replaces the
+manifest, which names it: a folder holds the senses of before or those of after, whenever a run is killed.
+Letters: N uses, D width, K senses, S stored senses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import EllipsisType
@@ -17,13 +21,14 @@ import numpy as np
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.meaning.clusters import nearest_centres
 from ctxembed.meaning.senses import WordSenses
-from ctxembed.runtime import atomic_path, existing, sha256_file, write_json
+from ctxembed.runtime import atomic_path, existing, sha256_file, synced, write_json
 from ctxembed.text import word_form
 from ctxembed.types import Usage, UsageEncoder, Vectors
 from ctxembed.vectors import MANIFEST, read_manifest
 
 FORMAT, VERSION = "ctxembed-senses", 1
-_CENTRES = "centres.npy"
+_OWN = re.compile(r"centres(?:\.\d+)?\.npy|\.(?:centres(?:\.\d+)?\.npy|manifest\.json)\.\d+\.tmp")
+"""Files of a folder beside its manifest, and what a killed run leaves of them."""
 SAME_SENSE = 0.5
 """A new centre is that of a stored sense if it is this much nearer to it than either is to any other of the word."""
 
@@ -51,43 +56,32 @@ class StoredWord:
 
 @dataclass
 class SenseFolder:
-    """Senses of words with their centres: manifest.json and centres.npy, small enough to be read whole."""
+    """Senses of words with their centres: manifest.json and centres.N.npy, small enough to be read whole."""
 
     fingerprint: str
     model: str
-    layer: int | None
+    layer: int | list[int] | None
+    """Where the vectors were read, several layers of which the mean was taken; None for the model's choice."""
     words: dict[str, StoredWord] = field(default_factory=dict)
     centres: Vectors = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     """float32 (S, D)."""
 
     @classmethod
     def open(
-        cls, path: str | Path, *, encoder: UsageEncoder | None = None, layer: int | EllipsisType | None = ...
+        cls, path: str | Path, *, layer: int | list[int] | EllipsisType | None, encoder: UsageEncoder | None = None
     ) -> Self:
         """Read a folder.
 
         Args:
             path: The folder.
+            layer: Must be the one that was read, None for the model's choice; any will do where it is ``...``.
             encoder: Must be the one that made it; any will do where None.
-            layer: Must be the one that was read; any will do where it is left out.
 
         Raises:
             MissingInputError: If there is none.
             ArtifactError: If it is damaged, or was made with another model or layer.
         """
-        path = existing(path)
-        record = read_manifest(path / MANIFEST, expected=FORMAT, version=VERSION)
-        try:
-            words = {name: _stored_word(entry) for name, entry in record["words"].items()}
-            if sha256_file(path / _CENTRES) != record["sha256"]:
-                raise ArtifactError(f"{path / _CENTRES} is damaged (its sha256 differs): find the senses again")
-            centres = np.load(path / _CENTRES, allow_pickle=False)
-            folder = cls(record["fingerprint"], record["model"], record["layer"], words, centres)
-            folder._check(path)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, ArtifactError):
-                raise
-            raise ArtifactError(f"{path} is damaged ({error!r}): find the senses again") from error
+        folder = cls._read(existing(path))
         if encoder is not None and encoder.fingerprint != folder.fingerprint:
             raise ArtifactError(
                 f"{path} was made with {folder.model} ({folder.fingerprint[:12]}), not with {encoder.name} "
@@ -100,39 +94,86 @@ class SenseFolder:
         return folder
 
     @classmethod
-    def begin(cls, path: str | Path, *, encoder: UsageEncoder, layer: int | None = None) -> Self:
-        """Read the folder if it is there, or begin an empty one.
+    def _read(cls, path: Path) -> Self:
+        record = _manifest(path)
+        try:
+            words = {name: _stored_word(entry) for name, entry in record["words"].items()}
+            file = path / _centres_name(record)
+            if sha256_file(file) != record["sha256"]:
+                raise ArtifactError(f"{file} is damaged (its sha256 differs): find the senses again")
+            centres = np.load(file, allow_pickle=False)
+            folder = cls(record["fingerprint"], record["model"], record["layer"], words, centres)
+            folder._check(path)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            if _manifest(path) != record:
+                return cls._read(path)  # another process has replaced this generation and removed its file
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{path} is damaged ({error!r}): find the senses again") from error
+        return folder
+
+    @classmethod
+    def begin(cls, path: str | Path, *, encoder: UsageEncoder, layer: int | list[int] | None) -> Self:
+        """Read the folder if it is there, or begin an empty one; ``changing`` is for those that keep senses in it.
 
         Raises:
+            InvalidInputError: If something else is there.
             ArtifactError: If it is damaged, or was made with another model or layer.
         """
-        if not (Path(path) / MANIFEST).exists():
+        path = Path(path)
+        _refuse_others(path)
+        if not (path / MANIFEST).exists():
             return cls(encoder.fingerprint, encoder.name, layer)
-        return cls.open(path, encoder=encoder, layer=layer)
+        return cls.open(path, layer=layer, encoder=encoder)
+
+    @classmethod
+    @contextlib.contextmanager
+    def changing(cls, path: str | Path, *, encoder: UsageEncoder, layer: int | list[int] | None) -> Iterator[Self]:
+        """Read or begin the folder, and save it when the block succeeds; another process waits for its turn.
+
+        Raises:
+            InvalidInputError: If something else is there.
+            ArtifactError: If it is damaged, or was made with another model or layer.
+        """
+        from ctxembed.index.changes import locked
+
+        path = Path(path)
+        _refuse_others(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path, wait=True):
+            folder = cls.begin(path, encoder=encoder, layer=layer)
+            yield folder
+            folder.save(path)
 
     def save(self, path: str | Path) -> None:
-        """Write the folder; the manifest comes last and names the centres by their sha256.
+        """Write the folder: replacing the manifest, which names the file of centres, is what makes it real.
 
         Raises:
             InvalidInputError: If something else is there.
         """
         path = Path(path)
-        others = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name] if path.exists() else []
-        if others and not {*others} <= {MANIFEST, _CENTRES}:
-            raise InvalidInputError(f"{path} holds {sorted(others)[0]!r} and is no folder of senses: choose another -o")
+        _refuse_others(path)
         path.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path / _CENTRES) as temporary, temporary.open("wb") as stream:
+        generation = 1 + (_manifest(path).get("generation", 0) if (path / MANIFEST).exists() else 0)
+        file = path / f"centres.{generation}.npy"
+        with atomic_path(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, self.centres, allow_pickle=False)
+        synced(path)
         record = {
             "format": FORMAT,
             "version": VERSION,
+            "generation": generation,
             "model": self.model,
             "fingerprint": self.fingerprint,
             "layer": self.layer,
-            "sha256": sha256_file(path / _CENTRES),
+            "sha256": sha256_file(file),
             "words": {name: asdict(word) for name, word in sorted(self.words.items())},
         }
         write_json(path / MANIFEST, record)
+        synced(path)
+        for entry in list(path.iterdir()):
+            if entry.name != file.name and _OWN.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
 
     def add(self, result: WordSenses) -> WordSenses:
         """Keep the senses of a word, in the place of those that were kept; return them with the names they keep.
@@ -230,6 +271,23 @@ class SenseFolder:
         fits = self.centres.ndim == 2 and rows == list(range(len(self.centres)))
         if not fits or any(len(w.ids) != len(w.rows) for w in self.words.values()):
             raise ArtifactError(f"{path} is damaged (centres and names do not fit): find the senses again")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    return read_manifest(path / MANIFEST, expected=FORMAT, version=VERSION)
+
+
+def _centres_name(record: Mapping[str, Any]) -> str:
+    """Return the name of the file of centres; before generations were counted there was one name."""
+    return f"centres.{record['generation']:d}.npy" if "generation" in record else "centres.npy"
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse a folder that holds anything but senses and what a killed run left of them."""
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name] if path.exists() else []
+    others = [name for name in names if name != MANIFEST and not _OWN.fullmatch(name)]
+    if others:
+        raise InvalidInputError(f"{path} holds {min(others)!r} and is no folder of senses: choose another -o")
 
 
 def _stored_word(entry: Mapping[str, Any]) -> StoredWord:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.meaning.clusters import Clusters, Method, cluster_uses, silhouette, stability, without_forms
@@ -39,7 +38,7 @@ class Sense:
     gloss: str | None = None
     """The gloss of the inventory that is nearest, if there is one."""
     gloss_score: float | None = None
-    """How much nearer it is than the word's glosses on average, a difference of cosines."""
+    """How much nearer it is than the word's glosses on average, a difference of cosines; None if it is the only one."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,9 @@ def typical_uses(
 
 
 def with_glosses(result: WordSenses, glosses: Sequence[str], gloss_vectors: Vectors) -> WordSenses:
-    """Label each sense with the gloss whose vector lies nearest its centre, both less the mean of their kind.
+    """Label each sense with the gloss whose vector lies nearest its centre.
+
+    Both are taken less the mean of their kind; of one sense or one gloss, which is that mean, both as they are.
 
     Args:
         result: K senses.
@@ -167,14 +168,13 @@ def with_glosses(result: WordSenses, glosses: Sequence[str], gloss_vectors: Vect
     """
     if not len(glosses):
         return result
-    centres = _centred(result.clusters.centres, result.vectors.mean(axis=0))
-    others = _centred(gloss_vectors, gloss_vectors.mean(axis=0)) if len(glosses) > 1 else gloss_vectors
-    scores = centres @ others.T  # (K, G)
+    centres, others = result.clusters.centres, gloss_vectors
+    if len(centres) > 1 and len(others) > 1:
+        centres, others = centres - result.vectors.mean(axis=0), others - others.mean(axis=0)
+    scores = _unit(centres) @ _unit(others).T  # (K, G)
     best = scores.argmax(axis=1)
-    labelled = [
-        replace(sense, gloss=glosses[best[n]], gloss_score=float(scores[n, best[n]] - scores[n].mean()))
-        for n, sense in enumerate(result.senses)
-    ]
+    nearer = [float(row.max() - row.mean()) if len(glosses) > 1 else None for row in scores]
+    labelled = [replace(sense, gloss=glosses[best[n]], gloss_score=nearer[n]) for n, sense in enumerate(result.senses)]
     return replace(result, senses=tuple(labelled))
 
 
@@ -188,8 +188,7 @@ def read_inventory(rows: Sequence[Mapping[str, Any]], word: str) -> list[tuple[s
     return found
 
 
-def _centred(vectors: Vectors, mean: NDArray[np.float32]) -> Vectors:
-    """Return vectors less a mean, brought to unit length; one that is the mean itself stays zero."""
-    moved = vectors - mean
-    unit: Vectors = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
+def _unit(vectors: Vectors) -> Vectors:
+    """Return vectors brought to unit length; a zero vector stays zero."""
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     return unit

@@ -17,7 +17,7 @@ from ctxembed.config import check
 from ctxembed.meaning.clusters import Clusters, cluster_uses, nearest_centres, without_forms
 from ctxembed.meaning.collocates import distinctive_words
 from ctxembed.meaning.distances import ShiftTest, adjusted_p_values, shift_test
-from ctxembed.meaning.occurrences import FoundUses, Occurrence
+from ctxembed.meaning.occurrences import FoundUses, Occurrence, known_uses
 from ctxembed.meaning.periods import Comparison
 from ctxembed.text import word_form
 from ctxembed.types import UsageEncoder, Vectors
@@ -163,10 +163,8 @@ def encode_found(
         for word in words:
             own = vectors[first : first + len(uses[word])]
             first += len(uses[word])
-            known: NDArray[np.bool_] = np.asarray(own.any(axis=1))
-            kept = [each for each, keep in zip(uses[word], known.tolist(), strict=True) if keep]
             counts = {name: side.count for name, side in found[word].items()}
-            yield _with_senses(word, kept, own[known], counts, seed=options.seed, stored=stored)
+            yield _with_senses(word, *known_uses(uses[word], own), counts, seed=options.seed, stored=stored)
         if on_progress:
             on_progress(len(flat))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.changes import build_folder, claim, normalised
-from ctxembed.index.folder import IndexFolder
+from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.meaning.inflections import inflected_forms
-from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.occurrences import Occurrence, known_uses
 from ctxembed.meaning.word_choice import CountedWords, word_options
 from ctxembed.store import OnDuplicate
 from ctxembed.text import word_form
@@ -89,6 +89,18 @@ def build_word_index(
     )
 
 
+class IndexedUses(NamedTuple):
+    """Uses of a word in an index."""
+
+    occurrences: list[Occurrence]
+    vectors: Vectors
+    """float32 (N, D), L2-normalised, none of them zero."""
+    total: int
+    """All uses that are in the index."""
+    num_zero: int
+    """Of those that were looked at, how many are left out: they have no vector."""
+
+
 class WordIndex:
     """Searches an index of word occurrences."""
 
@@ -115,7 +127,7 @@ class WordIndex:
 
     @property
     def layer(self) -> Any:
-        """The layer that the vectors come from, None for the encoder's own choice."""
+        """The layer that the vectors come from, a list of several; None for the encoder's own choice."""
         return self.folder.manifest.settings.get("layer")
 
     def encode(self, usage: Usage) -> Vectors:
@@ -154,7 +166,7 @@ class WordIndex:
             Hits, best first; the score is the cosine similarity.
 
         Raises:
-            InvalidInputError: If k or the condition cannot be, or a form of ``only`` is not in the index.
+            InvalidInputError: If k or the condition cannot be, or no form of ``only`` is in the index.
         """
         check(k >= 1, f"k is {k}, need at least 1: ask for one use or more")
         numbers = self._numbers(only, where)
@@ -186,10 +198,8 @@ class WordIndex:
                 return list(best.values())[:k]
             asked *= 4
 
-    def uses(
-        self, word: str, *, inflections: bool = False, most: int | None = None, seed: int = 1
-    ) -> tuple[list[Occurrence], Vectors, int]:
-        """Return uses of a word with their vectors (N, D), and how many there are in the index.
+    def uses(self, word: str, *, inflections: bool = False, most: int | None = None, seed: int = 1) -> IndexedUses:
+        """Return the uses of a word with their vectors.
 
         Args:
             word: A lookup form.
@@ -200,9 +210,7 @@ class WordIndex:
         Raises:
             InvalidInputError: If the word is not in the index.
         """
-        numbers = self._numbers(inflected_forms(word) if inflections else [word], None)
-        if numbers is None or not len(numbers):
-            raise InvalidInputError(f"the word {word!r} is not in {self.folder.path}: words are matched in any case")
+        numbers = self._numbers_of(inflected_forms(word) if inflections else [word])
         total = len(numbers)
         if most is not None and total > most:
             numbers = np.sort(np.random.default_rng(seed).permutation(numbers)[:most])
@@ -210,7 +218,8 @@ class WordIndex:
         occurrences = [
             Occurrence(row.id, Usage(row.text, row.start or 0, row.end or 0), word, "", row.metadata) for row in rows
         ]
-        return occurrences, normalised(self.folder.take(numbers)), total
+        kept, vectors = known_uses(occurrences, normalised(self.folder.take(numbers)))
+        return IndexedUses(kept, vectors, total, len(occurrences) - len(kept))
 
     def close(self) -> None:
         """Release the files."""
@@ -224,15 +233,21 @@ class WordIndex:
 
     def _numbers(self, only: Sequence[str], where: str | None) -> NDArray[np.int64] | None:
         """Return the rows that may be found, ascending; None is all."""
-        parts = []
-        if only:
-            quoted = ", ".join("'" + form.replace("'", "''") + "'" for form in only)
-            parts.append(self.folder.matching(f"word in ({quoted})"))
+        parts = [self._numbers_of(only)] if only else []
         if where:
             parts.append(self.folder.matching(where))
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else np.intersect1d(parts[0], parts[1], assume_unique=True)
+
+    def _numbers_of(self, forms: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of some words, ascending; at least one."""
+        quoted = ", ".join("'" + form.replace("'", "''") + "'" for form in forms)
+        numbers = self.folder.matching(f"word in ({quoted})")
+        if not len(numbers):
+            names = " or ".join(map(repr, forms))
+            raise InvalidInputError(f"the word {names} is not in {self.folder.path}: words are matched in any case")
+        return numbers
 
     def _hits(self, scores: Vectors, ids: NDArray[np.int64]) -> list[Hit]:
         rows = (stored.row for stored in self.folder.store.get(ids))
@@ -243,13 +258,10 @@ class WordIndex:
 
 
 def _check_words(folder: IndexFolder, encoder: UsageEncoder | None) -> None:
-    path, model, unit = folder.path, folder.manifest.model, folder.manifest.unit
+    path, unit = folder.path, folder.manifest.unit
     check(unit in UNITS, f"{path} holds rows of unit {unit!r}, need words: `index build --unit word` makes them")
-    if encoder is not None and model is not None and encoder.fingerprint != model.fingerprint:
-        raise ArtifactError(
-            f"{path} was made with {model.name} ({model.fingerprint[:12]}), not with {encoder.name} "
-            f"({encoder.fingerprint[:12]}): open it with the former, or build it again with the latter"
-        )
+    if encoder is not None:
+        check_encoder(folder, encoder)
 
 
 def _word(hit: Hit) -> str:

@@ -66,8 +66,8 @@ def shift_page(shifts: Sequence[WordShift], uses: Sequence[WordUses], groups: Se
     note = (
         "apd: mean distance of an old and a new use, with its 95 % bootstrap interval; excess: what of it goes beyond "
         "two uses of one side; prt: distance of the mean vectors; jsd: divergence of the sense shares, in bits; p: by "
-        "permutation, of apd; q: Benjamini-Hochberg over all rows; control: share of words of the same frequency that "
-        "shifted less."
+        "permutation, of excess; q: Benjamini-Hochberg over all rows; control: share of words of the same frequency "
+        "that shifted less."
     )
     parts = [page.section("Measures", page.table([_numbers(each) for each in shifts]), note=note)]
     if len(shifts) > 1 and any(each.test for each in shifts):

@@ -376,7 +376,8 @@ def test_row_of_a_file_that_names_no_word_is_refused_by_its_place(run: Run, tmp_
     (tmp_path / "uses.txt").write_text("the [bank]\nno mark\n")
     assert "error: uses:2: 0 words are marked" in compared(run, "--file", "uses.txt", "-m", model, code=1).stderr
     (tmp_path / "uses.jsonl").write_text('{"text": "a bank", "start": 2, "end": 9}\n')
-    assert "characters 2 to 9 are not inside" in compared(run, "--file", "uses.jsonl", "-m", model, code=1).stderr
+    message = "row uses:1 has its word at 2 to 9 of a text of 6 characters: count characters from 0, the end exclusive"
+    assert message in compared(run, "--file", "uses.jsonl", "-m", model, code=1).stderr
 
 
 def test_uses_are_found_in_a_corpus_and_sampled_by_seed(run: Run, sample: Path, model: Path) -> None:

@@ -65,6 +65,7 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert {sense["id"]: sense["uses_new"] for sense in row["senses"]} == {"bank#1": 0, "bank#2": 8}
     page = (tmp_path / "shift.html").read_text(encoding="utf-8")
     assert "Uses that moved most, old to new" in page
+    assert "p: by permutation, of excess" in page
     assert (tmp_path / "shift.png").stat().st_size > 1000
 
 
@@ -90,6 +91,38 @@ def test_inventory_gives_glosses(run: Run, corpus, tmp_path: Path, model: Path) 
     (tmp_path / "wn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in glosses), encoding="utf-8")
     arguments = ("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "--inventory", "wn.jsonl", "--format", "json")
     assert [row["gloss"] for row in run(*arguments).json] == ["land beside a river", "a company that lends money"]
+
+
+@pytest.mark.parametrize("words", [("plant", "bank"), ("bank", "plant")])
+def test_table_has_glosses_in_one_column_though_only_one_word_has_any(
+    run: Run, tmp_path: Path, static: Path, words
+) -> None:
+    (tmp_path / "corpus.txt").write_text("The bank lent money.\nThe plant grew.\n" * 6, encoding="utf-8")
+    (tmp_path / "wn.jsonl").write_text('{"lemma": "plant", "gloss": "GLOSS"}\n', encoding="utf-8")
+    table = run("senses", "corpus.txt", *words, "--inventory", "wn.jsonl", "-m", static).stdout.splitlines()
+    assert len(table) == 3
+    rows = {line.split("#")[0]: line for line in table[1:]}
+    gloss, typical = table[0].index("gloss"), table[0].index("typical use")
+    assert rows["plant"][gloss:].startswith("GLOSS")
+    assert rows["plant"][typical:].rstrip() == "The [plant] grew."
+    assert rows["bank"][gloss:typical].strip() == ""
+    assert rows["bank"][typical:].rstrip() == "The [bank] lent money."
+
+
+def test_table_finds_its_columns_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    from ctxembed_cli.output import print_table
+
+    print_table([{"word": "a", "n": 1}, {"n": 2, "more": "x"}])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["word", "n", "more"], ["a", "1"], ["2", "x"]
+    ]  # fmt: skip
+
+
+def test_word_is_a_word_though_a_file_has_its_name(run: Run, corpus, tmp_path: Path, static: Path) -> None:
+    (tmp_path / "bank").write_text("river\n", encoding="utf-8")
+    (row,) = run("senses", "corpus.txt", "bank", "-m", static, "--format", "json").json
+    assert row["id"] == "bank#1"
+    assert "' , ' names no word" in run("senses", "corpus.txt", " , ", "-m", static, code=1).stderr
 
 
 def test_word_that_does_not_occur_is_refused(run: Run, corpus, model: Path) -> None:

@@ -54,6 +54,22 @@ def test_shift_takes_given_uses_as_they_are(run: Run, tmp_path: Path, model: Pat
     assert run(*arguments, "--words", "attack").json[0]["apd"] == row["apd"]
 
 
+def test_uses_of_a_csv_file_are_those_of_the_same_rows_as_json(run: Run, tmp_path: Path, model: Path) -> None:
+    for side, text in (
+        ("old", "an attack after an attack by the river {}"),
+        ("new", "an attack after an attack of flu {}"),
+    ):
+        rows = [{"text": text.format(n), "word": "attack", "start": 19, "end": 25} for n in range(5)]
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lines = [",".join(map(str, row.values())) for row in rows]
+        (tmp_path / f"{side}.csv").write_text("\n".join(["text,word,start,end", *lines]), encoding="utf-8")
+    arguments = ("--words", "attack", "--controls", "0", "--permutations", "9", "-m", model, "--format", "csv")
+    found = [run("shift", f"old.{kind}", f"new.{kind}", *arguments).stdout for kind in ("jsonl", "csv")]
+    assert found[0] == found[1]
+    (sense,) = run("senses", "old.csv", "attack", "-k", "1", "-m", model, "--format", "json").json
+    assert (sense["uses"], {(each["start"], each["end"]) for each in sense["typical"]}) == (5, {(19, 25)})
+
+
 def test_controls_of_given_uses_are_other_words_of_their_texts(run: Run, tmp_path: Path, model: Path) -> None:
     for side, verb in (("old", "sank"), ("new", "sold")):
         texts = [f"Plane {n} {verb} the boat near {n} islands." for n in range(6)]
@@ -103,6 +119,51 @@ def test_shift_by_a_column_is_a_time_line(run: Run, tmp_path: Path, model: Path)
     assert max(found, key=lambda row: row["excess"])["new"] == "1900-1949"
     (row,) = run(*arguments, "--by", "year", "--cut", "1900", "--format", "json").json
     assert (row["old"], row["new"], row["uses_old"]) == ("before 1900", "from 1900", 12)
+
+
+@pytest.fixture
+def dated(tmp_path: Path) -> Path:
+    """bank and boat are as frequent as each other in three periods of six texts; cloud is rare in one of them."""
+    clouds = {1810: 3, 1860: 3, 1910: 1}
+    rows = [
+        {"text": f"The bank by the boat {n}." + " A cloud." * number, "year": year}
+        for year, number in clouds.items()
+        for n in range(6)
+    ]
+    rows += [{"text": "A boat on the lake.", "year": 1960} for _ in range(40)]  # no bank, so nothing to compare
+    path = tmp_path / "dated.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+REST = "shift dated.jsonl --words bank --by year --against rest --permutations 9".split()
+
+
+def test_controls_beside_the_rest_are_as_frequent_in_all_other_groups_together(run: Run, dated, model: Path) -> None:
+    outcome = run(*REST, "--controls", "1", "-m", model, "--format", "json")
+    assert [(row["old"], row["new"], row["found_old"]) for row in outcome.json] == [
+        ("rest", "1810", 12), ("rest", "1860", 12), ("rest", "1910", 12)
+    ]  # fmt: skip
+    assert [[control["word"] for control in row["controls"]] for row in outcome.json] == [["boat"]] * 3
+    assert "no control words" not in outcome.stderr
+
+
+def test_no_control_words_beside_the_rest_is_said(run: Run, tmp_path: Path, model: Path) -> None:
+    rows = [{"text": f"The bank of {word}.", "year": year} for year, word in ((1, "mud"), (2, "ice")) for _ in range(6)]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    outcome = run(*REST, "-m", model, "--format", "json")
+    assert [row["controls"] for row in outcome.json] == [[], []]
+    assert "no control words for bank: no other word is on both sides" in outcome.stderr
+
+
+def test_sampling_of_groups_is_said_only_where_a_use_was_left_out(run: Run, dated, model: Path) -> None:
+    arguments = [*REST, "--controls", "0", "-m", model, "--format", "json"]
+    whole = run(*arguments, "--max-uses", "6")
+    assert [(row["uses_old"], row["found_old"]) for row in whole.json] == [(12, 12)] * 3
+    assert "stands for all" not in whole.stderr
+    some = run(*arguments, "--max-uses", "5")
+    assert [(row["uses_old"], row["found_old"]) for row in some.json] == [(10, 12)] * 3
+    assert "a sample of 5 uses of a group (seed 1) stands for all of: bank" in some.stderr
 
 
 def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path) -> None:
@@ -157,11 +218,25 @@ def test_mistakes_are_one_line(run: Run, corpora, model: Path, arguments, messag
     assert message in run("shift", *arguments, "-m", model, code=1).stderr
 
 
+def test_file_of_words_has_one_a_line_in_utf8(run: Run, corpora, tmp_path: Path, model: Path) -> None:
+    arguments = ("shift", "old.txt", "new.txt", "--words", "words.txt", "--permutations", "9", "-m", model)
+    (tmp_path / "words.txt").write_bytes("\N{BOM}attack\nplane\n".encode())
+    assert [row["word"] for row in run(*arguments, "--format", "json").json] == ["attack", "plane"]
+    (tmp_path / "words.txt").write_bytes(b"attack\ncaf\xe9\n")
+    assert "words.txt is not UTF-8 (" in run(*arguments, code=1).stderr
+    (tmp_path / "words.txt").write_bytes(b"\n")
+    assert "words.txt names no word: write one a line" in run(*arguments, code=1).stderr
+
+
 def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
     assert (
         "what moved"
         in run("shift", "old.txt", "new.txt", "--words", "attack", "-m", model, "--permutations", "9").stdout
     )
+
+
+def test_help_says_what_is_tested(run: Run) -> None:
+    assert "p and q without a name belong to excess" in " ".join(run("shift", "--help").stdout.split())
 
 
 def test_static_distance_stands_beside_if_asked(run: Run, tmp_path: Path, static: Path) -> None:

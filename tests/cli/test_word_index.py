@@ -68,6 +68,64 @@ def test_senses_of_an_index_can_be_searched_by_name(run: Run, words: Path, model
     assert run("neighbours", words, "bank#1", "--senses", "kept", "-m", model, "--format", "jsonl").jsonl
 
 
+@pytest.fixture(scope="module")
+def first_layer(words: Path, model: Path) -> Path:
+    """The same words, their vectors read before any context."""
+    folder = words.parent / "first"
+    ctxembed("index", "build", words.parent / "corpus.txt", "--unit", "word", "--layer", "0", "-o", folder, "-m", model)
+    return folder
+
+
+def test_senses_of_an_index_are_found_and_labelled_on_its_layer(
+    run: Run, tmp_path: Path, first_layer: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctxembed.embedder import Embedder
+
+    read, encode_usages = [], Embedder.encode_usages
+
+    def recorded(self, usages, *, layer=None):
+        read.append(layer)
+        return encode_usages(self, usages, layer=layer)
+
+    monkeypatch.setattr(Embedder, "encode_usages", recorded)
+    monkeypatch.setenv("CTXEMBED_CACHE", str(tmp_path / "cache"))
+    glosses = [{"lemma": "bank", "gloss": gloss, "examples": []} for gloss in ("beside a river", "lends money")]
+    (tmp_path / "wn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in glosses), encoding="utf-8")
+    run("senses", first_layer, "bank", "-o", "kept", "--inventory", "wn.jsonl", "-m", model)
+    assert len(read) >= 3  # the scale of one sense, and each gloss
+    assert set(read) == {0}
+    assert json.loads((tmp_path / "kept" / "manifest.json").read_text(encoding="utf-8"))["layer"] == 0
+
+
+def test_senses_of_another_layer_are_refused(
+    run: Run, tmp_path: Path, words: Path, first_layer: Path, model: Path
+) -> None:
+    run("senses", first_layer, "bank", "-k", "2", "-o", "kept", "-m", model)
+    (tmp_path / "old.txt").write_text(TEXT * 4, encoding="utf-8")
+    query = ("bank#1", "--senses", "kept", "-m", model)
+    shift = ("shift", "old.txt", "old.txt", "--words", "bank", "--permutations", "9", "--senses", "kept", "-m", model)
+    compare = ("compare", "the [bank] of the river", "--senses", "kept", "--no-static", "--raw", "-m", model)
+    message = "kept was made with layer 0, not None: choose that layer or another folder"
+    for refused in (("search", words, *query), ("neighbours", words, *query), shift, compare):
+        assert message in run(*refused, code=3).stderr
+    for taken in (("search", first_layer, *query), ("neighbours", first_layer, *query)):
+        assert run(*taken).stdout
+    for taken in (shift, compare):
+        assert "bank#1" in run(*taken, "--layer", "0", "--format", "json").stdout
+
+
+def test_senses_of_an_index_leave_out_uses_without_a_vector(run: Run, tmp_path: Path, static: Path) -> None:
+    lines = ["The bank lent money."] * 8 + ["The banked fire went out.", "A zebra came."]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
+    run("index", "build", "corpus.txt", "--unit", "word", "-o", "widx", "-m", static)
+    arguments = ("senses", "widx", "bank", "--inflections", "--method", "agglomerative", "-k", "2", "-m", static)
+    outcome = run(*arguments, "--max-uses", "9", "--format", "json")
+    assert [(row["id"], row["uses"]) for row in outcome.json] == [("bank#1", 8)]
+    assert "bank: 1 uses have no vector and are left out" in outcome.stderr
+    assert "stands for all" not in outcome.stderr
+    assert "static knows no use of 'zebra'" in run("senses", "widx", "zebra", "-m", static, code=1).stderr
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
@@ -87,6 +145,8 @@ def test_options_of_words_are_refused_elsewhere(run: Run, rows: Path, index: Pat
     assert "--same-word does nothing" in run("search", index, "a card", "--same-word", "-m", model, code=2).stderr
     assert "rows of unit 'sentence'" in run("neighbours", index, "the [bank]", "-m", model, code=1).stderr
     assert "'zebra' is not in" in run("senses", words, "zebra", "-m", model, code=1).stderr
+    asked = run("search", words, "the [zebra]", "--same-word", "-m", model, code=1)
+    assert "the word 'zebra' is not in" in asked.stderr
 
 
 def test_metadata_and_conditions_work_as_in_sentence_search(run: Run, tmp_path: Path, model: Path) -> None:

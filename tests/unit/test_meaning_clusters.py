@@ -176,3 +176,11 @@ def test_silhouette_and_stability_are_high_for_clear_senses_only() -> None:
 def test_choices_that_cannot_be_are_refused(arguments, message) -> None:
     with pytest.raises(InvalidInputError, match=message):
         cluster_uses(np.eye(30, dtype=np.float32), **arguments)
+
+
+@pytest.mark.parametrize("number, most", [(30, 30), (1500, 1000)])
+def test_more_groups_than_uses_that_are_learnt_from_are_refused(number: int, most: int) -> None:
+    vectors = np.ones((number, 2), dtype=np.float32)
+    message = f"k = {most + 1} groups of {number} uses: must be between 1 and {most}$"
+    with pytest.raises(InvalidInputError, match=message):
+        cluster_uses(vectors, k=most + 1)

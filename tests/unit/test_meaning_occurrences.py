@@ -7,7 +7,7 @@ import pytest
 from ctxembed.errors import InvalidInputError
 from ctxembed.meaning.inflections import forms_of, inflected_forms, joined_counts
 from ctxembed.meaning.occurrences import count_words, find_uses, given_uses, holds_given_uses, matched_words
-from ctxembed.types import Document
+from ctxembed.types import Document, Usage
 
 DOCUMENTS = [
     Document("a", "The Bank lent money. We sat on the bank.", {"year": 1900}),
@@ -71,9 +71,26 @@ def test_given_uses_are_taken_as_they_are() -> None:
     assert given_uses(GIVEN, ["plane"], group=lambda _: "old") == {}
 
 
+def test_given_uses_of_a_csv_file_have_their_places_as_text() -> None:
+    rows = [Document(each.id, each.text, {k: str(v) for k, v in each.metadata.items()}) for each in GIVEN]
+    assert holds_given_uses(rows)
+    found = given_uses(rows, group=lambda _: "old")["attack"]["old"]
+    assert [o.usage for o in found.occurrences] == [Usage("The attack began.", 4, 10), Usage("He attacked.", 3, 11)]
+
+
+@pytest.mark.parametrize("value", ["", "4.0", "four", "1850-02-03", 4.0, True, None])
+def test_rows_with_other_columns_of_these_names_are_text(value) -> None:
+    assert not holds_given_uses([Document("1", "The attack began.", {"start": value, "end": value})])
+
+
 @pytest.mark.parametrize(
     "metadata, message",
-    [({"word": "x", "start": 3, "end": 99}, "row 1 has its word at 3 to 99 of a text of 4"), ({}, "start None")],
+    [
+        ({"word": "x", "start": 3, "end": 99}, "row 1 has its word at 3 to 99 of a text of 4"),
+        ({"start": "-1", "end": "3"}, "row 1 has its word at -1 to 3 of a text of 4"),
+        ({"start": "1", "end": "b"}, "row 1 has start '1' and end 'b', need the place of its word as whole numbers"),
+        ({}, "start None"),
+    ],
 )
 def test_given_use_outside_its_text_is_refused(metadata, message) -> None:
     with pytest.raises(InvalidInputError, match=message):

@@ -36,10 +36,22 @@ DOCUMENTS = [
 ]
 
 
-def build(path: Path, documents: list[Document] = DOCUMENTS, **choice: object) -> WordIndex:
+class DeafEncoder(ContextEncoder):
+    """Sees nothing in a sentence about nothing."""
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        vectors = super().encode_usages(usages, layer=layer)
+        vectors[["nothing" in word_forms(usage.text) for usage in usages]] = 0
+        return vectors
+
+
+def build(
+    path: Path, documents: list[Document] = DOCUMENTS, encoder: ContextEncoder | None = None, **choice: object
+) -> WordIndex:
+    encoder = encoder or ContextEncoder()
     counted = count_chosen(documents, WordChoice(**choice))  # type: ignore[arg-type]
-    build_word_index(documents, counted, encoder=ContextEncoder(), path=path)
-    return WordIndex.open(path, encoder=ContextEncoder())
+    build_word_index(documents, counted, encoder=encoder, path=path)
+    return WordIndex.open(path, encoder=encoder)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +88,14 @@ def test_conditions_and_pages_narrow_the_hits(index) -> None:
     assert [hit.id for hit in index.search(vector, k=1, only=["bank"], skip=1)] == ["b#4-8"]
     everything = index.search(vector, k=13)
     assert [hit.id for hit in everything[4:8]] == [hit.id for hit in index.search(vector, k=4, skip=4)]
-    assert index.search(vector, k=5, only=["zebra"]) == []
+    assert index.search(vector, k=5, only=["bank"], where="year >= 2020") == []
+
+
+def test_word_that_is_not_in_the_index_is_refused_and_others_beside_it_are_found(index) -> None:
+    vector = index.encode(RIVER)
+    with pytest.raises(InvalidInputError, match="the word 'zebra' is not in .*: words are matched in any case"):
+        index.search(vector, k=5, only=["zebra"])
+    assert [hit.id for hit in index.search(vector, k=5, only=["zebra", "shore"])] == ["c#2-7"]
 
 
 def test_neighbours_are_words_each_once(index) -> None:
@@ -88,15 +107,26 @@ def test_neighbours_are_words_each_once(index) -> None:
 
 
 def test_uses_of_a_word_come_with_their_vectors(index) -> None:
-    occurrences, vectors, total = index.uses("bank")
+    occurrences, vectors, total, num_zero = index.uses("bank")
     assert [each.id for each in occurrences] == ["a#4-8", "b#4-8", "d#4-8"]
-    assert total == 3
+    assert (total, num_zero) == (3, 0)
     expected = ContextEncoder().encode_usages([each.usage for each in occurrences])
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
     assert len(index.uses("bank", inflections=True)[0]) == 4
     assert len(index.uses("bank", most=2)[0]) == 2
     with pytest.raises(InvalidInputError, match="'zebra' is not in"):
         index.uses("zebra")
+
+
+def test_uses_without_a_vector_are_left_out_and_counted(tmp_path: Path) -> None:
+    documents = [*DOCUMENTS, Document("n", "A bank of nothing."), Document("m", "A shade of nothing.")]
+    with build(tmp_path / "widx", documents, DeafEncoder()) as index:
+        found = index.uses("bank")
+        assert [each.id for each in found.occurrences] == ["a#4-8", "b#4-8", "d#4-8"]
+        assert found.vectors.any(axis=1).tolist() == [True] * 3
+        assert (found.total, found.num_zero) == (4, 1)
+        unseen = index.uses("shade")
+        assert (unseen.occurrences, unseen.vectors.shape, unseen.num_zero) == ([], (0, 16), 1)
 
 
 def test_choice_by_list_and_frequency() -> None:
@@ -149,3 +179,7 @@ def test_index_of_other_rows_or_another_model_is_refused(tmp_path: Path, fake_en
     other.fingerprint = "d" * 64
     with pytest.raises(ArtifactError, match="was made with context"):
         WordIndex.open(tmp_path / "widx", encoder=other)
+    wide = ContextEncoder()
+    wide.dimension = 32
+    with pytest.raises(ArtifactError, match="holds vectors of width 16, context gives 32"):
+        WordIndex.open(tmp_path / "widx", encoder=wide)
