@@ -33,7 +33,9 @@ SHOWN = (
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @format_option
 def info(folder: Path | None, output_format: str) -> None:
-    """Say what FOLDER holds (a model, static vectors, a tokenizer, vectors, an index), checking that it is intact.
+    """Say what FOLDER holds, checking that it is intact.
+
+    That is a model, static vectors, a tokenizer, vectors, an index, senses, or an index of vectors alone.
 
     Without FOLDER: the versions in use and the models that ship.
 
@@ -85,6 +87,11 @@ def describe(folder: Path) -> dict[str, Any]:
     check_folder(folder, kind)
     facts = {name: record[name] for name in SHOWN if name in record}
     settings = record.get("settings") or {}
+    if kind == "ctxembed-senses":
+        facts["words"] = len(record["words"])
+        settings = {name: record[name] for name in ("model", "fingerprint", "layer")}
+    if kind == "ctxembed-vector-index":
+        settings = {name: record[name] for name in ("kind", "factory")}
     if kind == "ctxembed-index":
         maker = record["model"] or {"name": "unknown", "fingerprint": None}
         settings = {"model": maker["name"], "fingerprint": maker["fingerprint"]}
@@ -138,6 +145,8 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 def check_folder(folder: Path, kind: str) -> None:
     """Open a folder so that damage is found."""
+    from ctxembed.index import VectorIndex
+    from ctxembed.meaning.sense_folder import SenseFolder
     from ctxembed.search import SemanticSearch
     from ctxembed.static import StaticVectors
     from ctxembed.vectors import VectorFolder
@@ -148,5 +157,9 @@ def check_folder(folder: Path, kind: str) -> None:
         VectorFolder.open(folder)
     elif kind == "ctxembed-static":
         StaticVectors.load(folder)
+    elif kind == "ctxembed-senses":
+        SenseFolder.open(folder, layer=...)
+    elif kind == "ctxembed-vector-index":
+        VectorIndex.open(folder, verify=True)
     else:
         raise ArtifactError(f"{folder} is of format {kind!r}, which this ctxembed does not know: upgrade it")

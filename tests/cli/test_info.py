@@ -15,6 +15,7 @@ import pytest
 
 from ctxembed import __version__
 from ctxembed.embedder import Embedder
+from ctxembed.index import VectorIndex
 from ctxembed.tokenizer import SubwordTokenizer
 
 if TYPE_CHECKING:
@@ -91,6 +92,26 @@ def test_vectors_are_described_with_their_settings(
     assert (found["model"], found["unit"], found["layer"], found["dtype"]) == ("model", "word", 1, "float16")
 
 
+def test_senses_are_described_by_their_words_and_model(
+    run: Run, facts: Callable[..., dict[str, Any]], tmp_path: Path, model: Path
+) -> None:
+    texts = [f"the bank of the river {n}" for n in range(9)] + [f"the bank lent money {n}" for n in range(9)]
+    (tmp_path / "uses.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    run("senses", "uses.txt", "bank", "-k", "2", "-m", model, "-o", "kept")
+    found = facts("kept")
+    assert (found["format"], found["words"], found["model"], found["layer"]) == ("ctxembed-senses", 1, "model", None)
+    [centres] = Path("kept").glob("centres*.npy")
+    centres.write_bytes(centres.read_bytes()[:-1])
+    assert "is damaged" in run("info", "kept", code=3).stderr
+
+
+def test_an_index_of_vectors_alone_is_described(facts: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).standard_normal((30, 8)).astype(np.float32)
+    VectorIndex.build(vectors, path=tmp_path / "bare")
+    found = facts("bare")
+    assert (found["format"], found["rows"], found["kind"]) == ("ctxembed-vector-index", 30, "flat")
+
+
 def test_every_format_has_the_same_facts(run: Run, facts: Callable[..., dict[str, Any]], model: Path) -> None:
     wanted = facts(model)
     assert run("info", model, "--format", "jsonl").jsonl == [wanted]
@@ -116,7 +137,7 @@ def test_what_is_not_ours_is_refused(run: Run, tmp_path: Path, kind: str) -> Non
 
 
 def test_format_of_a_later_version_is_refused(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format": "ctxembed-senses"}')
+    (tmp_path / "manifest.json").write_text('{"format": "ctxembed-dreams"}')
     assert "which this ctxembed does not know: upgrade it" in run("info", tmp_path, code=3).stderr
 
 
