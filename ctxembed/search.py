@@ -1,6 +1,6 @@
 """Search by meaning: an encoder, an index of vectors and the rows behind them, in one folder.
 
-How the folder changes is the matter of ``index_changes``. While a build runs, its vectors lie in ``.building`` inside
+How the folder changes is the matter of ``index.changes``. While a build runs, its vectors lie in ``.building`` inside
 the folder, so that it can be resumed.
 """
 
