@@ -89,10 +89,10 @@ class StoreReader:
         start, _, end = span.partition("-")
         if len(found) or not (start.isdecimal() and end.isdecimal()):
             return found
-        return self._numbers(
+        return self._numbers(  # compared as they are written: a number may be beyond those of SQLite
             "SELECT items.number FROM items JOIN texts ON texts.number = source "
-            'WHERE id = ? AND derived AND "start" = ? AND "end" = ?',
-            name, int(start), int(end),
+            'WHERE id = ? AND derived AND CAST("start" AS TEXT) = ? AND CAST("end" AS TEXT) = ?',
+            name, start, end,
         )  # fmt: skip
 
     def select(
