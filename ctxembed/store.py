@@ -182,7 +182,8 @@ class DocumentStore(StoreReader):
             if len(there) < len(groups) and on_duplicate == "error":
                 taken = next(group for n, group in enumerate(groups) if n not in there)
                 raise InvalidInputError(
-                    f"id {rows[taken.start].id!r} occurs twice: --on-duplicate skip keeps the first"
+                    f"id {rows[taken.start].id!r} occurs twice: leave one out, or let `index build` or `index add` "
+                    "keep the first with --on-duplicate skip"
                 )
             kept = [(first + n, place) for n, group in enumerate(groups) if n in there for place in group]
             number = self.next_number()

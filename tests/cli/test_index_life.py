@@ -69,6 +69,14 @@ def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path)
     run("index", "verify", own)
 
 
+def test_id_twice_in_an_update_is_told_without_an_option_that_it_has_not(run: Run, own: str, model: Path) -> None:
+    Path("twice.jsonl").write_text('{"id": "x", "text": "A boat."}\n{"id": "x", "text": "A tree."}\n')
+    refused = run("index", "update", own, "twice.jsonl", "-m", model, code=1).stderr
+    assert refused.startswith("error: id 'x' occurs twice: leave one out, or let `index build` or `index add` keep")
+    skipped = run("index", "add", own, "twice.jsonl", "-m", model, "--restart", "--on-duplicate", "skip").stderr
+    assert "1 added, 1 skipped: their id was taken; 7 rows now" in skipped
+
+
 def test_folder_of_vectors_is_added(run: Run, own: str, more: Path, model: Path) -> None:
     run("embed", "more.jsonl", "-o", "vecs", "-m", model, "--text-column", "text")
     idle = run("index", "add", own, "vecs/", "-m", model, code=2)

@@ -73,7 +73,7 @@ def test_adding_nothing_adds_nothing(store):
 @pytest.mark.parametrize("first", [[], ROWS])
 def test_duplicate_id_is_named_and_nothing_is_added(store, first):
     store.add(first)
-    with pytest.raises(InvalidInputError, match="id 'b' occurs twice: --on-duplicate skip keeps the first"):
+    with pytest.raises(InvalidInputError, match="id 'b' occurs twice: leave one out, or let `index"):
         store.add([Row("new", "x"), Row("b", "1"), Row("b", "2")])
     assert len(store) == len(first)
 
