@@ -83,6 +83,4 @@ class SearchOptions:
         depth = max(self.k, self.rerank)
         if self.diversity:
             depth = max(depth, VARIETY * self.k)
-        if self.has_threshold and self.mode == "hybrid":  # there the order is not that of the cosines
-            depth = max(depth, LIST_DEPTH)
         return max(depth, 2 * self.k) if self.fold is not None else depth

@@ -184,6 +184,44 @@ def test_rows_below_the_least_cosine_are_left_out(search, cosines):
     assert set(ids(both)) == set(ids(hits))
 
 
+class TwoSidedEncoder:
+    """Texts with the word "bright" are near the query "lamp", in groups of five equal ones; no others are."""
+
+    name, dimension, fingerprint = "two sides", 16, "2" * 64
+
+    def encode(self, texts, *, prompt=None):
+        vectors = np.zeros((len(texts), 16), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            number = int(word_forms(text)[-1]) // 5 if " " in text else 0
+            vector[:] = np.random.default_rng(number).normal(0, 0.1, 16)
+            vector[0] = 1 if text == "lamp" or "bright" in text else -1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """As many rows with the word of the query as are near its vector, and none is both."""
+    documents = [Document(f"{side}{n}", f"{side} {n}") for n in range(250) for side in ("bright", "lamp")]
+    with SemanticSearch.build(documents, encoder=TwoSidedEncoder(), path=tmp_path / "sides") as search:
+        yield search
+
+
+@pytest.mark.parametrize("k", [10, 100, 150])
+def test_threshold_leaves_as_many_hybrid_hits_as_there_are(sides, k):
+    hits = sides.search("lamp", mode="hybrid", k=k, min_score=0.5)
+    assert len(hits) == k
+    assert [hit.cosine for hit in hits] == pytest.approx([hit.cosine for hit in sides.search("lamp", k=k)], abs=1e-6)
+    assert len(sides.search("lamp", mode="hybrid", k=400, min_score=0.5)) == 250
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_folding_goes_on_behind_a_threshold(sides, mode):
+    hits = sides.search("lamp", mode=mode, k=40, min_score=0.5, fold=0.9999)
+    assert len(hits) == 40
+    assert all(hit.cosine > 0.5 for hit in hits)
+    assert len(sides.search("lamp", mode=mode, k=60, min_score=0.5, fold=0.9999)) == 50
+
+
 def test_percentile_is_the_share_of_random_pairs_that_are_less_alike(search, encoder, cosines):
     vectors = encoder.encode([document.text for document in DOCUMENTS])
     pairs = (vectors @ vectors.T)[~np.eye(60, dtype=bool)]
