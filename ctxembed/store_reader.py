@@ -115,6 +115,10 @@ class StoreReader:
             sql += f" LIMIT {int(limit)}"
         return np.sort(self._numbers(sql, *values))
 
+    def has_words(self) -> bool:
+        """Tell whether any row is a word, or another part of a text."""
+        return bool(self._query("SELECT EXISTS (SELECT 1 FROM items WHERE word IS NOT NULL)")[0][0])
+
     def columns(self) -> list[str]:
         """Return the names of all metadata columns; that reads every row."""
         return [name for (name,) in self._query("SELECT DISTINCT key FROM texts, json_each(metadata) ORDER BY key")]

@@ -53,7 +53,8 @@ class Retriever:
         ]
 
     def _find(self, queries: Sequence[Query], options: SearchOptions, *, depth: int) -> list[Candidates]:
-        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=options.condition)
+        where = None if options.where is None else self.folder.condition(options.where)
+        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=where)
 
     def _lowest(self, options: SearchOptions) -> float:
         """Return the cosine below which rows are left out."""

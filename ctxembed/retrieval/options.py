@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from ctxembed.config import check
-from ctxembed.filters import Filter, parse
 
 Mode: TypeAlias = Literal["dense", "lexical", "hybrid"]
 
@@ -71,11 +70,6 @@ class SearchOptions:
     def has_threshold(self) -> bool:
         """Whether rows too far from the query are left out."""
         return self.min_score is not None or self.min_percentile is not None
-
-    @property
-    def condition(self) -> Filter | None:
-        """The parsed condition."""
-        return None if self.where is None else parse(self.where)
 
     @property
     def depth(self) -> int:

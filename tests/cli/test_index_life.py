@@ -69,6 +69,16 @@ def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path)
     run("index", "verify", own)
 
 
+def test_metadata_column_of_the_sample_is_found_by_its_name(run: Run, static: Path, sample: Path) -> None:
+    lines = sample.read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("cranes.jsonl").write_text("".join(line for line in lines if '"art' in line), encoding="utf-8")
+    run("index", "build", "cranes.jsonl", "-o", "idx", "-m", static)
+    hits = run("search", "idx", "red cap", "--where", "word = 'crane'", "--format", "json", "-m", static).json
+    assert "art-001" in {hit["id"] for hit in hits}
+    assert {hit["metadata"]["word"] for hit in hits} == {"crane"}
+    assert f"{len(hits):,} rows deleted" in run("index", "delete", "idx", "--where", "word = 'crane'").stderr
+
+
 def test_id_twice_in_an_update_is_told_without_an_option_that_it_has_not(run: Run, own: str, model: Path) -> None:
     Path("twice.jsonl").write_text('{"id": "x", "text": "A boat."}\n{"id": "x", "text": "A tree."}\n')
     refused = run("index", "update", own, "twice.jsonl", "-m", model, code=1).stderr

@@ -79,6 +79,15 @@ def test_conditions_and_pages_narrow_the_hits(index) -> None:
     assert index.search(vector, k=5, only=["zebra"]) == []
 
 
+def test_conditions_on_words_mean_the_rows_own_unless_they_are_quoted(tmp_path: Path) -> None:
+    documents = [Document(d.id, d.text, {"word": "lent", "start": 7}) for d in DOCUMENTS[:2]]
+    with build(tmp_path / "widx", documents) as index:
+        vector = index.encode(RIVER)
+        assert [hit.id for hit in index.search(vector, k=9, where="word = 'lent'")] == ["b#9-13"]
+        assert [hit.id for hit in index.search(vector, k=9, where="start = 9")] == ["b#9-13"]
+        assert len(index.search(vector, k=9, where='"word" = \'lent\' and "start" = 7')) == 7
+
+
 def test_neighbours_are_words_each_once(index) -> None:
     hits = index.neighbours(index.encode(RIVER), k=4, without=["bank"])
     words = [word_form(hit.text[hit.start : hit.end]) for hit in hits]

@@ -174,6 +174,35 @@ def test_condition_on_a_column_that_no_row_has_is_refused(search, mode):
         search.search(QUERY, mode=mode, where="yaer > 1990")
 
 
+SHADOWING = [Document(f"s{n}", WORDS[n], {"word": WORDS[-n], "start": n, "end": n + 2, "text": "x"}) for n in range(9)]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+@pytest.mark.parametrize("few, overfetch", [(5000, 1), (0, 1), (0, 10**6)])
+@pytest.mark.parametrize(
+    "where, numbers",
+    [
+        ("word = 'debt' or word = 'fish'", [1, 3]),
+        ("start >= 2 and end < 7", [2, 3, 4]),
+        ("text = 'bank'", [1]),
+        ("\"text\" = 'x'", list(range(9))),
+    ],
+)
+def test_names_of_words_are_metadata_columns_of_whole_texts(
+    tmp_path, encoder, monkeypatch, where, numbers, mode, few, overfetch
+):
+    monkeypatch.setattr(folder_module, "FEW_ROWS", few)
+    monkeypatch.setattr(candidates_module, "OVERFETCH", overfetch)
+    with SemanticSearch.build(SHADOWING, encoder=encoder, path=tmp_path / "s") as search:
+        hits = search.search(" ".join(WORDS[:9]), mode=mode, where=where)
+        assert sorted(ids(hits)) == [f"s{n}" for n in numbers]
+
+
+def test_name_of_words_that_no_whole_text_has_is_refused(search):
+    with pytest.raises(InvalidInputError, match="has a column 'word': there are: even, n, year"):
+        search.search(QUERY, where="word = 'bank'")
+
+
 # Thresholds
 
 
