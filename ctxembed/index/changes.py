@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.calibration import Calibration, random_similarities
-from ctxembed.errors import InvalidInputError
+from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.index.folder import IndexFolder
 from ctxembed.index.kinds import FLAT_VALUES, IndexOptions, plan_index
 from ctxembed.index.manifest import (
     ADDING,
     BUILDING,
     OWN_FILE,
-    TEMPORARY,
     IndexManifest,
     ModelRecord,
+    holds_index,
+    may_hold,
     old_version,
 )
 from ctxembed.index.records import IndexFile, IndexRecord
@@ -97,6 +98,7 @@ def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
 
     Raises:
         InvalidInputError: If the folder holds something else, or an index or unfinished build that is not to be lost.
+        ArtifactError: If it holds another artefact.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -104,10 +106,10 @@ def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
     names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     unfinished = BUILDING in names
     if MANIFEST in names:
-        rows = "an older format" if old_version(path) else f"{IndexManifest.read(path).rows} rows"
+        found = _described(path, names)
         if not overwrite and not unfinished:  # a build can be begun beside an index only by an overwrite
-            raise InvalidInputError(f"{path} holds an index of {rows}: --overwrite it, or choose another -o")
-    elif others := [n for n in names if n != BUILDING and not OWN_FILE.fullmatch(n) and not TEMPORARY.fullmatch(n)]:
+            raise InvalidInputError(f"{path} holds an index {found}: --overwrite it, or choose another -o")
+    elif others := [name for name in names if not may_hold(name)]:
         raise InvalidInputError(f"{path} holds {others[0]!r} and is no index: choose another -o")
     if unfinished and not resume:
         if not overwrite:
@@ -117,6 +119,18 @@ def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
             )
         shutil.rmtree(path / BUILDING)
     return path
+
+
+def _described(path: Path, names: Sequence[str]) -> str:
+    """Say what index a folder holds; ArtifactError if it is none."""
+    if old_version(path):
+        return "of an older format"
+    try:
+        return f"of {IndexManifest.read(path).rows} rows"
+    except ArtifactError:
+        if not holds_index(path, names):
+            raise
+        return "that cannot be read"
 
 
 def build_folder(
@@ -377,10 +391,21 @@ def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | No
 
 
 def _generation(path: Path) -> int:
-    """Return the number of the generation that is there, 0 for none."""
+    """Return the number of the generation that is there, 0 for none; the highest of its files if it cannot be read."""
     if not (path / MANIFEST).exists():
         return 0
-    return generation_v1(path) if old_version(path) else IndexManifest.read(path).generation
+    try:
+        return generation_v1(path) if old_version(path) else IndexManifest.read(path).generation
+    except ArtifactError:
+        names = [entry.name for entry in path.iterdir() if OWN_FILE.fullmatch(entry.name)]
+        return max((int(name.split(".")[1]) for name in names), default=0)
+
+
+def _is_published(path: Path, generation: int) -> bool:
+    """Tell whether a generation is the one that counts."""
+    with contextlib.suppress(MissingInputError, ArtifactError):
+        return IndexManifest.read(path).generation == generation
+    return False
 
 
 @contextlib.contextmanager
@@ -389,7 +414,7 @@ def _undone_on_error(path: Path, generation: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not (path / MANIFEST).exists() or _generation(path) != generation:
+        if not _is_published(path, generation):
             for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", *names_of(generation)):
                 (path / name).unlink(missing_ok=True)
         raise

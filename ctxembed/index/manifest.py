@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,20 @@ def old_version(folder: Path) -> bool:
         record = json.loads(existing(folder / MANIFEST).read_text(encoding="utf-8"))
         return isinstance(record, dict) and (record.get("format"), record.get("version")) == (FORMAT, 1)
     return False
+
+
+def holds_index(folder: Path, names: Sequence[str]) -> bool:
+    """Tell whether a folder with a manifest and these names in it is an index, be it damaged or of a later format."""
+    with contextlib.suppress(ValueError):
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            return False
+    return any(map(OWN_FILE.fullmatch, names)) and all(map(may_hold, names))
+
+
+def may_hold(name: str) -> bool:
+    """Tell whether a file or folder has a name that only an index gives."""
+    return name in (MANIFEST, BUILDING, ADDING) or bool(OWN_FILE.fullmatch(name) or TEMPORARY.fullmatch(name))
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -103,6 +103,18 @@ def test_verify_names_what_is_damaged(run: Run, own: str, flip: Callable[[Path],
     assert outcome.stderr == ("error: idx/vectors.1.faiss is damaged (its sha256 differs): build the index again\n")
 
 
+def test_damaged_manifest_is_replaced_as_the_message_says(
+    run: Run, own: str, more: Path, model: Path, flip: Callable[[Path], None]
+) -> None:
+    flip(Path("idx/manifest.json"))
+    assert "manifest.json is damaged" in run("index", "verify", own, code=3).stderr
+    build = ("index", "build", "more.jsonl", "-o", own, "-m", model)
+    assert "idx holds an index that cannot be read: --overwrite it" in run(*build, code=1).stderr
+    run(*build, "--overwrite")
+    assert ids(run, own, model) == ["ferry", "lost"]
+    run("index", "verify", own)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
