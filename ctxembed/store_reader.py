@@ -50,6 +50,8 @@ class StoreReader:
         self._connection = connection
         self.num_skipped = 0
         """Rows that ``add`` left out because their id was taken."""
+        self.num_skipped_texts = 0
+        """The texts that these rows belong to."""
         self.indexed: dict[str, int] = {}
         """Metadata columns that conditions find by an index, with their numbers; see ``filters.generated_columns``."""
 

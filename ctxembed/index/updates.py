@@ -17,7 +17,7 @@ from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
 from ctxembed.runtime import existing
-from ctxembed.store import StoredText, content_hash, metadata_json, text_id
+from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
 from ctxembed.units import AnyEncoder, embed_corpus
 from ctxembed.vectors import Row, VectorFolder, encoder_settings
@@ -156,8 +156,8 @@ def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: in
         changed.store.set_metadata(met.metadata)
         if parts is not None:
             changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
-        met.skipped += changed.store.num_skipped
-        met.added -= changed.store.num_skipped
+        met.skipped += changed.store.num_skipped_texts
+        met.added -= changed.store.num_skipped_texts
         met.rows = folder.manifest.rows
 
 
@@ -178,11 +178,11 @@ def _check_made_alike(folder: IndexFolder, vectors: VectorFolder) -> None:
 
 def _new_rows(rows: Sequence[Row], folder: IndexFolder, on_existing: OnExisting, met: Additions) -> NDArray[np.bool_]:
     """Tell which rows are new here, (N,); what becomes of the others is noted."""
-    texts = [(name, list(group)) for name, group in itertools.groupby(rows, key=text_id)]
-    known = folder.store.known_texts([name for name, _ in texts])
+    texts = [(len(places), rows[places.start]) for places in by_text(rows)]
+    known = folder.store.known_texts([text_id(row) for _, row in texts])
     chosen = [
-        np.full(len(group), _is_new(Document(name, group[0].text, group[0].metadata), known, folder, on_existing, met))
-        for name, group in texts
+        np.full(size, _is_new(Document(text_id(row), row.text, row.metadata), known, folder, on_existing, met))
+        for size, row in texts
     ]
     return np.concatenate([np.empty(0, dtype=np.bool_), *chosen])
 

@@ -18,6 +18,7 @@ from ctxembed.index.manifest import IndexManifest
 from ctxembed.index.updates import add_documents, add_vectors
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
+from ctxembed.units import embed_corpus
 from ctxembed.vector_writer import VectorWriter
 from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
@@ -172,6 +173,39 @@ def test_added_words_belong_to_their_text(tmp_path, encoder):
     with SemanticSearch.open(tmp_path / "i") as search:
         assert [row.id for row in search.rows(search.numbers())] == [f"{n}#{a}-{b}" for n in "ab" for a, b in spans]
     check_folder(tmp_path / "i")
+
+
+class WordEncoder(CountingEncoder):
+    """The encoder of the tests, with vectors of single words."""
+
+    def encode_usages(self, usages, *, layer=None):
+        return self.encode([usage.word for usage in usages])
+
+
+@pytest.fixture
+def built_of_words(tmp_path, fake_encoder):
+    """An index of all words of six documents, made of a vector folder."""
+    encoder = WordEncoder(fake_encoder)
+    vectors = embed_corpus(DOCUMENTS[:6], encoder=encoder, path=tmp_path / "words", unit="word")
+    options = {"settings": vectors.settings, "dimension": 16, "path": tmp_path / "w"}
+    SemanticSearch.build_from_vectors(vectors.iter_parts(), **options).close()
+    return tmp_path / "w"
+
+
+TWICE = [*MORE[:2], dataclasses.replace(MORE[0], text="loan debt"), MORE[1]]
+
+
+def test_texts_are_counted_not_their_words_where_an_id_comes_twice(built_of_words, fake_encoder):
+    met = add_documents(built_of_words, TWICE, encoder=WordEncoder(fake_encoder), on_existing="skip")
+    assert (met.summary(), met.rows) == ("2 added, 2 skipped: their id was taken", 6 * 4 + 2 * 2)
+    assert check_folder(built_of_words).num_skipped == 4  # rows
+
+
+@pytest.mark.parametrize("documents", [TWICE, TWICE[::2]])
+def test_vectors_of_an_id_that_comes_twice_are_counted(built, encoder, tmp_path, documents):
+    met = add_vectors(built, vectors_of(tmp_path / "v", documents, encoder), on_existing="skip")
+    half = len(documents) // 2
+    assert (met.summary(), met.rows) == (f"{half} added, {half} skipped: their id was taken", 40 + half)
 
 
 @pytest.mark.parametrize(
