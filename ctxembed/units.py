@@ -161,7 +161,7 @@ def embed_corpus(
         counts: Told what was met.
         selection: See ``embed_documents``.
         on_progress: Called with the number of documents done since its last call.
-        writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``).
+        writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``, ``way_out``).
 
     Returns:
         The finished folder, not verified again.

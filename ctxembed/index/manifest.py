@@ -69,6 +69,8 @@ class IndexManifest:
     rows_log: IndexFile | None = None
     """What has changed in the rows since the file was written; SQLite reads both as one."""
     indexes: tuple[IndexRecord, ...]
+    added: str | None = None
+    """The sha256 of the manifest of the vectors that were added last: what waits under it is in the index already."""
 
     @property
     def numbers(self) -> int:
@@ -103,6 +105,7 @@ class IndexManifest:
             "rows_file": dataclasses.asdict(self.rows_file),
             "rows_log": dataclasses.asdict(self.rows_log) if self.rows_log else None,
             "indexes": [index.to_json() for index in self.indexes],
+            "added": self.added,
         }
         return values | {"sha256": _digest(values)}
 
@@ -130,6 +133,7 @@ class IndexManifest:
                 rows_file=IndexFile(**record["rows_file"]),
                 rows_log=IndexFile(**record["rows_log"]) if record.get("rows_log") else None,
                 indexes=tuple(IndexRecord.from_json(index) for index in record["indexes"]),
+                added=record.get("added"),
                 **{key: record[key] for key in _PLAIN},
             )
             sound = all(OWN_FILE.fullmatch(file.name) for file in manifest.files())

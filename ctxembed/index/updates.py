@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -16,11 +16,11 @@ from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
-from ctxembed.runtime import existing
+from ctxembed.runtime import existing, sha256_file
 from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
 from ctxembed.units import AnyEncoder, embed_corpus
-from ctxembed.vectors import Row, VectorFolder, encoder_settings
+from ctxembed.vectors import MANIFEST, Row, VectorFolder, encoder_settings
 
 OnExisting: TypeAlias = Literal["error", "skip", "update"]
 
@@ -91,11 +91,12 @@ def add_documents(
         ArtifactError: If the index is damaged or was made with another model.
     """
     path = existing(path)
+    waiting = path / ADDING
     with locked(path, wait=wait), IndexFolder.open(path) as folder:
         _check_maker(folder, encoder)
-        if restart:
-            shutil.rmtree(path / ADDING, ignore_errors=True)
-        elif (path / ADDING).exists() and not resume:
+        if restart or not _is_interrupted(waiting, folder):
+            shutil.rmtree(waiting, ignore_errors=True)
+        elif not resume:
             raise InvalidInputError(
                 f"{path} holds an interrupted addition: continue it with --resume, or discard it with --restart"
             )
@@ -104,16 +105,18 @@ def add_documents(
         vectors = embed_corpus(
             _to_embed(documents, folder, on_existing, met),
             encoder=encoder,
-            path=path / ADDING,
+            path=waiting,
             unit=folder.manifest.unit,  # type: ignore[arg-type]
             layer=settings.get("layer"),
             resume=resume,
             batch_size=batch_size,
             on_progress=on_progress,
             part_rows=PART_ROWS,
+            way_out="discard what was begun with --restart",
         )
-        _carry_out(folder, met, vectors.iter_parts() if len(vectors) else None, len(vectors), on_existing)
-        shutil.rmtree(path / ADDING, ignore_errors=True)
+        parts = vectors.iter_parts() if len(vectors) else None
+        _carry_out(folder, met, parts, len(vectors), on_existing, added=sha256_file(waiting / MANIFEST))
+        shutil.rmtree(waiting, ignore_errors=True)
     return met
 
 
@@ -144,8 +147,31 @@ def add_vectors(
     return met
 
 
-def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: int, on_existing: OnExisting) -> None:
-    """Make what was met a change of the index; ``new`` is the number of rows in ``parts``."""
+def _is_interrupted(waiting: Path, folder: IndexFolder) -> bool:
+    """Tell whether the vectors of an addition wait; those that are in the index were only not removed any more."""
+    manifest = waiting / MANIFEST  # written before anything else
+    return manifest.exists() and sha256_file(manifest) != folder.manifest.added
+
+
+def _carry_out(
+    folder: IndexFolder,
+    met: Additions,
+    parts: Parts | None,
+    new: int,
+    on_existing: OnExisting,
+    *,
+    added: str | None = None,
+) -> None:
+    """Make what was met a change of the index.
+
+    Args:
+        folder: The index.
+        met: What is to be done, and to be told.
+        parts: The rows to be added, if there are any.
+        new: Their number.
+        on_existing: See ``add_documents``.
+        added: See ``IndexManifest.added``.
+    """
     met.rows = len(folder)
     if parts is None and not met.replaced and not met.metadata:
         return
@@ -156,6 +182,7 @@ def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: in
         changed.store.set_metadata(met.metadata)
         if parts is not None:
             changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
+        folder.manifest = replace(folder.manifest, added=added or folder.manifest.added)
         met.skipped += changed.store.num_skipped_texts
         met.added -= changed.store.num_skipped_texts
         met.rows = folder.manifest.rows

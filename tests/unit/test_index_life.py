@@ -11,6 +11,7 @@ import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index import changes as index_changes
+from ctxembed.index import updates as index_updates
 from ctxembed.index.changes import compact_folder, delete_rows, locked
 from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
@@ -325,10 +326,67 @@ def test_interrupted_addition_is_continued_or_discarded(built, encoder, tmp_path
     assert IndexManifest.read(built).rows == 40
     with pytest.raises(InvalidInputError, match="holds an interrupted addition: continue it with --resume, or discard"):
         add_documents(built, documents, encoder=encoder)
+    with pytest.raises(ArtifactError, match="the input has changed .* or discard what was begun with --restart"):
+        add_documents(built, MORE[1:], encoder=encoder, resume=True)
     encoder.texts = 0
     add_documents(built, documents, encoder=encoder, resume=True, batch_size=2)
     assert encoder.texts == 3
     same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
+
+
+def killed_after_publishing(path, documents, encoder, monkeypatch, **options):
+    """Add documents, and stop before the vectors that waited are removed."""
+
+    def kill(*_, **__):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_updates.shutil, "rmtree", lambda folder, **_: kill() if folder.exists() else None)
+        with pytest.raises(KilledError):
+            add_documents(path, documents, encoder=encoder, **options)
+    assert ".adding" in names(path)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("left", ["everything", "no manifest"])
+def test_addition_killed_when_it_was_published_is_there_and_in_nobodys_way(
+    built, encoder, tmp_path, monkeypatch, left, resume
+):
+    killed_after_publishing(built, MORE[:4], encoder, monkeypatch)
+    if left == "no manifest":  # killed while the vectors were being removed
+        (built / ".adding" / "manifest.json").unlink()
+    met = add_documents(built, MORE[:4], encoder=encoder, resume=resume)
+    assert (met.summary(), met.rows) == ("4 unchanged", 44)
+    assert ".adding" not in names(built)
+    assert add_documents(built, MORE, encoder=encoder, resume=resume).summary() == "5 added, 4 unchanged"
+    same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
+
+
+def test_published_update_is_known_after_other_changes_too(built, encoder, monkeypatch):
+    killed_after_publishing(built, [*CHANGED, MORE[0]], encoder, monkeypatch, on_existing="update")
+    delete_rows(built, ids=["d3", "d9"])
+    compact_folder(built)
+    met = add_documents(built, [*CHANGED, MORE[0]], encoder=encoder, on_existing="update", resume=True)
+    assert met.summary() == "1 added, 2 unchanged"
+    assert check_folder(built).rows == 40
+
+
+def test_interrupted_addition_waits_through_other_changes(built, encoder, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise KilledError
+
+    add_documents(built, MORE[:1], encoder=encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexManifest, "publish", fail)
+        with pytest.raises(KilledError):
+            add_documents(built, MORE[1:], encoder=encoder)
+    delete_rows(built, ids=["d1"])
+    encoder.texts = 0
+    with pytest.raises(InvalidInputError, match="holds an interrupted addition"):
+        add_documents(built, MORE[1:], encoder=encoder)
+    assert add_documents(built, MORE[1:], encoder=encoder, resume=True).summary() == "8 added"
+    assert encoder.texts == 0
+    same_as_built_from(built, [DOCUMENTS[0], *DOCUMENTS[2:], *MORE], tmp_path, encoder)
 
 
 # Readers and writers
