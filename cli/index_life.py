@@ -30,7 +30,7 @@ from .progress import document_bar
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
     from ctxembed.index.records import IndexRecord
-    from ctxembed.index.updates import OnExisting
+    from ctxembed.index.updates import Additions, OnExisting
 
 index_argument = click.argument("index", type=click.Path(path_type=Path))
 wait_option = click.option("--wait", is_flag=True, help="Wait for another process that is changing the index.")
@@ -107,7 +107,7 @@ def put(
             raise InvalidInputError(f"{vectors} does not say which model made it: give text, or a folder of vectors")
         refuse_idle(("model", "resume", "restart", "on_long", *READING), "for an input of vectors")
         met = add_vectors(index, VectorFolder.open(vectors), on_existing=on_existing, wait=wait)
-        say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {time.perf_counter() - started:.1f} s")
+        report_additions(index, met, seconds=time.perf_counter() - started)
         return
     encoder = load_any(model, device=device, on_long=on_long)
     corpus = open_corpus(inputs, reading)
@@ -117,8 +117,19 @@ def put(
             on_progress=advance,
         )  # fmt: skip
     say(corpus.counts.summary())
-    say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {time.perf_counter() - started:.1f} s")
+    report_additions(index, met, seconds=time.perf_counter() - started)
     report_encoder(encoder)
+
+
+def report_additions(index: Path, met: Additions, *, seconds: float) -> None:
+    """Say what became of documents or vectors, and of the vector index they are in unless it compares every vector."""
+    say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {seconds:.1f} s")
+    written = met.index
+    if written is not None and written.measured is not None:
+        say(
+            f"{written.rows:,} rows are in a new vector index: {written.kind}, recall {written.measured.recall:.3f} "
+            f"of the exact ten, {written.bytes_per_row:,.0f} bytes a row in memory"
+        )
 
 
 @click.command()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
 from ctxembed.index.folder import IndexFolder
-from ctxembed.index.kinds import FLAT_VALUES, IndexOptions, plan_index
+from ctxembed.index.kinds import FLAT_VALUES, KINDS, IndexOptions, fits, plan_index
 from ctxembed.index.manifest import (
     ADDING,
     BUILDING,
@@ -237,21 +237,28 @@ class Change:
             manifest, rows=manifest.rows - gone, deleted=manifest.deleted + gone, num_zero=manifest.num_zero - zero
         )
 
-    def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> None:
-        """Add rows with vectors: to the last vector indexes if they are flat and small beside what is added to them."""
+    def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> IndexRecord | None:
+        """Add rows with vectors, and return the vector index that they are in, None if there was no row.
+
+        It lies beside the others, and takes in the last ones if they are flat and small beside what is added. Where the
+        limit of memory has no room beside the others, all rows are written again as one.
+
+        Raises:
+            InvalidInputError: If the limit of memory has no room for all rows, or a row cannot be added.
+        """
         manifest, written = self.folder.manifest, Written()
-        kept = list(manifest.indexes)
-        absorbed = 0
-        while kept and kept[-1].kind == "flat":
-            values, together = kept[-1].rows * manifest.dimension, (absorbed + kept[-1].rows) * manifest.dimension
-            beside = (absorbed + self.touched) * manifest.dimension
-            if together > FLAT_VALUES or values > max(SMALL_VALUES, ABSORBED * beside):
-                break
-            absorbed += kept.pop().rows
+        kept = self._kept_indexes()
+        options = self._options_beside(kept)
+        if options is None:
+            kept, options = [], manifest.options
+            if not fits(manifest.numbers + self.touched, manifest.dimension, options):
+                raise InvalidInputError(
+                    f"{self.path} has no room for the new rows in its limit of {options.max_memory:,} bytes of memory: "
+                    "build it again with a larger --max-memory, or a smaller --kind"
+                )
         first = sum(index.rows for index in kept)
         blocks = stored_blocks(parts, self.store, written, dimension=manifest.dimension, on_duplicate=on_duplicate)
         joined = itertools.chain(self.folder.raw_blocks(first=first), blocks)
-        options = dataclasses.replace(manifest.options, kind="auto", max_memory=None)
         added = _written_index(
             joined, self.path, self.generation, dimension=manifest.dimension, options=options, first=first
         )
@@ -263,6 +270,36 @@ class Change:
             similarities=manifest.similarities or similarities(self.path, (*kept, *added)),
             indexes=(*kept, *added),
         )
+        return added[0] if added else None
+
+    def _kept_indexes(self) -> list[IndexRecord]:
+        """Return the vector indexes that stay as they are."""
+        manifest = self.folder.manifest
+        kept, absorbed = list(manifest.indexes), 0
+        while kept and kept[-1].kind == "flat":
+            values, together = kept[-1].rows * manifest.dimension, (absorbed + kept[-1].rows) * manifest.dimension
+            beside = (absorbed + self.touched) * manifest.dimension
+            if together > FLAT_VALUES or values > max(SMALL_VALUES, ABSORBED * beside):
+                break
+            absorbed += kept.pop().rows
+        return kept
+
+    def _options_beside(self, kept: Sequence[IndexRecord]) -> IndexOptions | None:
+        """Return what is asked of a vector index beside those that stay, None if the memory has no room for it.
+
+        It compares every vector as long as that is fast, and is of the kind of the whole beyond that.
+        """
+        manifest, asked = self.folder.manifest, self.folder.manifest.options
+        rows = manifest.numbers - sum(index.rows for index in kept) + self.touched
+        is_small = rows * manifest.dimension <= FLAT_VALUES or asked.kind not in KINDS
+        options = dataclasses.replace(asked, kind="auto" if is_small else asked.kind)
+        if asked.max_memory is None:
+            return options
+        left = asked.max_memory - sum(round(index.bytes_per_row * index.rows) for index in kept)
+        if left < 1:
+            return None
+        options = dataclasses.replace(options, max_memory=left)
+        return options if fits(rows, manifest.dimension, options) else None
 
     def publish(self) -> None:
         """Make the change real."""

@@ -16,6 +16,7 @@ from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
+from ctxembed.index.records import IndexRecord
 from ctxembed.runtime import existing, sha256_file
 from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
@@ -42,6 +43,8 @@ class Additions:
     """Left out because their id was taken."""
     rows: int = 0
     """Rows of the index now."""
+    index: IndexRecord | None = None
+    """The vector index that the new rows are in."""
     replaced: list[str] = field(default_factory=list)
     metadata: list[tuple[str, str]] = field(default_factory=list)
 
@@ -181,7 +184,7 @@ def _carry_out(
             changed.delete(replaced)
         changed.store.set_metadata(met.metadata)
         if parts is not None:
-            changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
+            met.index = changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
         folder.manifest = replace(folder.manifest, added=added or folder.manifest.added)
         met.skipped += changed.store.num_skipped_texts
         met.added -= changed.store.num_skipped_texts

@@ -59,6 +59,21 @@ def test_life_of_an_index(run: Run, own: str, more: Path, model: Path) -> None:
     assert run("index", "verify", own).stderr.startswith("idx is sound: 3 rows, 2 files, ")
 
 
+def test_addition_that_is_no_flat_index_says_what_it_is(
+    run: Run, rows: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", "build", "rows.jsonl", "-o", "idx", "--kind", "ivf-sq8", "--max-memory", "1M", "-m", model)
+    Path("many.txt").write_text("".join(f"The ferry left at {n}.\n" for n in range(40)))
+    assert "new vector index" not in run("index", "add", "idx", "many.txt", "-m", model).stderr
+    monkeypatch.setattr("ctxembed.index.changes.FLAT_VALUES", 10)
+    Path("more.txt").write_text("".join(f"The train left at {n}.\n" for n in range(40)))
+    added = run("index", "add", "idx", "more.txt", "-m", model).stderr
+    assert "40 rows are in a new vector index: ivf-sq8, recall " in added
+    assert [record["kind"] for record in run("index", "info", "idx", "--format", "json").json] == [
+        "ivf-sq8", "flat", "ivf-sq8"
+    ]  # fmt: skip
+
+
 def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path) -> None:
     (tmp_path / "new.jsonl").write_text('{"id": "fee", "text": "A boat.", "year": 1}\n{"id": "x", "text": "Y."}\n')
     refused = run("index", "add", own, "new.jsonl", "-m", model, code=1)

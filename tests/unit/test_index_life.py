@@ -11,6 +11,7 @@ import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index import changes as index_changes
+from ctxembed.index import kinds as index_kinds
 from ctxembed.index import updates as index_updates
 from ctxembed.index.changes import compact_folder, delete_rows, locked
 from ctxembed.index.folder import check_folder
@@ -98,6 +99,68 @@ def test_large_index_is_not_written_again_for_a_small_addition(built, encoder, t
     add_documents(built, MORE[4:], encoder=encoder)  # the last index was small: the new one takes it in
     assert names(built) == ["manifest.json", "rows.3.sqlite", "vectors.1.faiss", "vectors.3.faiss"]
     same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
+
+
+def limited(path, encoder, monkeypatch, *, kind, room):
+    """Build an index with a limit of memory that leaves some room; more than ten rows count as many."""
+    for module in (index_changes, index_kinds):
+        monkeypatch.setattr(module, "FLAT_VALUES", 10 * 16)
+    options = IndexOptions(kind=kind)
+    SemanticSearch.build(DOCUMENTS, encoder=encoder, path=path, options=options).close()
+    options = IndexOptions(kind=kind, max_memory=memory(path) + room)
+    SemanticSearch.build(DOCUMENTS, encoder=encoder, path=path, options=options, overwrite=True).close()
+    return path
+
+
+def memory(path):
+    return sum(round(index.bytes_per_row * index.rows) for index in IndexManifest.read(path).indexes)
+
+
+@pytest.mark.parametrize(
+    "kind, room, count, kinds",
+    [
+        ("ivf-sq8", 600, 9, ["ivf-sq8", "flat"]),  # 576 bytes for 9 rows
+        ("ivf-sq8", 400, 9, ["ivf-sq8", "ivf-sq8"]),  # 280 bytes
+        ("ivf-sq8", 200, 9, ["ivf-sq8"]),  # of all rows: there is no room for another index beside
+        ("ivf-sq8", 10**4, 40, ["ivf-sq8", "ivf-sq8"]),  # too large to compare every vector
+        ("hnsw", 10**4, 9, ["hnsw", "flat"]),
+        ("IVF2,Flat", 10**4, 9, ["IVF2,Flat", "flat"]),
+        ("auto", 400, 9, ["hnsw", "ivf-sq8"]),
+        ("auto", 260, 9, ["ivf-sq8"]),
+    ],
+)
+def test_additions_keep_the_limit_of_memory(tmp_path, encoder, monkeypatch, kind, room, count, kinds):
+    path = limited(tmp_path / "i", encoder, monkeypatch, kind=kind, room=room)
+    new = [Document(f"n{n}", f"{WORDS[n % 12]} {WORDS[n % 7]}") for n in range(count)]
+    met = add_documents(path, new, encoder=encoder)
+    indexes = IndexManifest.read(path).indexes
+    assert [index.kind for index in indexes] == kinds
+    assert met.index == indexes[-1]
+    assert memory(path) <= IndexManifest.read(path).options.max_memory + 400  # headers of small files
+    same_as_built_from(path, [*DOCUMENTS, *new], tmp_path, encoder)
+
+
+def test_addition_beyond_the_limit_of_memory_is_refused_and_nothing_changes(tmp_path, encoder, monkeypatch):
+    path = limited(tmp_path / "i", encoder, monkeypatch, kind="ivf-sq8", room=0)
+    before = (path / "manifest.json").read_bytes()
+    new = [Document(f"n{n}", "river bank") for n in range(40)]
+    with pytest.raises(InvalidInputError, match=r"no room for the new rows in its limit of .* a larger --max-memory"):
+        add_documents(path, new, encoder=encoder)
+    assert (path / "manifest.json").read_bytes() == before
+    assert [name for name in names(path) if name != ".adding"] == [
+        "index.2.faiss", "manifest.json", "rows.2.sqlite", "vectors.2.faiss"
+    ]  # fmt: skip
+    delete_rows(path, where="number >= 20")
+    compact_folder(path)
+    assert add_documents(path, new[:10], encoder=encoder, restart=True).rows == 30
+
+
+def test_large_addition_without_a_limit_is_of_the_kind_that_was_asked_for(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(index_changes, "FLAT_VALUES", 10 * 16)
+    SemanticSearch.build(DOCUMENTS, encoder=encoder, path=tmp_path / "i", options=IndexOptions(kind="ivf-pq")).close()
+    assert add_documents(tmp_path / "i", MORE, encoder=encoder).index.kind == "flat"
+    new = [Document(f"n{n}", f"{WORDS[n % 12]} {WORDS[n % 7]}") for n in range(40)]
+    assert add_documents(tmp_path / "i", new, encoder=encoder).index.kind == "ivf-pq"
 
 
 def test_documents_that_are_there_are_not_embedded_again(built, encoder):
