@@ -235,6 +235,11 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
+def has_rows(document: Document, encoder: AnyEncoder, *, unit: Unit, selection: Selection | None = None) -> bool:
+    """Tell whether a document gives any row: a whole text does, be it empty; others if they have a word or token."""
+    return unit == "sentence" or bool(_rows_of([document], encoder, unit, selection))
+
+
 def _rows_of(
     documents: Sequence[Document], encoder: AnyEncoder, unit: Unit, selection: Selection | None = None
 ) -> list[Row]:

@@ -284,7 +284,7 @@ def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any],
     for key in sorted({*there, *wanted}):
         if there.get(key) != wanted.get(key):
             raise ArtifactError(
-                f"{path} was begun with {key} = {there.get(key)!r}, now it is {wanted.get(key)!r}: "
+                f"{path} was begun with {key} = {there.get(key)!r:.200}, now it is {wanted.get(key)!r:.200}: "
                 f"use the settings of then, or {way_out}"
             )
 

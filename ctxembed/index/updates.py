@@ -6,8 +6,9 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from ctxembed.index.records import IndexRecord
 from ctxembed.runtime import existing, sha256_file
 from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
-from ctxembed.units import AnyEncoder, embed_corpus
+from ctxembed.units import AnyEncoder, Selection, embed_corpus, has_rows
 from ctxembed.vectors import MANIFEST, Row, VectorFolder, encoder_settings
 
 OnExisting: TypeAlias = Literal["error", "skip", "update"]
@@ -41,6 +42,8 @@ class Additions:
     unchanged: int = 0
     skipped: int = 0
     """Left out because their id was taken."""
+    without_rows: int = 0
+    """Left out because none of their words is to be a row."""
     rows: int = 0
     """Rows of the index now."""
     index: IndexRecord | None = None
@@ -56,6 +59,7 @@ class Additions:
             (self.metadata_only, "with new metadata only"),
             (self.unchanged, "unchanged"),
             (self.skipped, "skipped: their id was taken"),
+            (self.without_rows, "without a word to index"),
         ]
         return ", ".join(f"{count:,} {what}" for count, what in counts if count) or "no documents"
 
@@ -70,6 +74,7 @@ def add_documents(
     restart: bool = False,
     wait: bool = False,
     batch_size: int | None = None,
+    selection: Selection | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Additions:
     """Add documents to an index, or bring the ones it has up to date.
@@ -86,17 +91,19 @@ def add_documents(
         restart: Discard an interrupted addition.
         wait: Wait for another process that is changing the index.
         batch_size: Documents encoded at a time.
+        selection: For an index of chosen words: the choice that it was built with, see ``meaning.word_index``.
         on_progress: Called with the number of embedded documents since its last call.
 
     Raises:
         InvalidInputError: If an id is taken, a document cannot be stored, an interrupted addition is there and neither
-            ``resume`` nor ``restart`` is on, or another process is changing the index; nothing has changed then.
+            ``resume`` nor ``restart`` is on, the words of the index were chosen otherwise, or another process is
+            changing the index; nothing has changed then.
         ArtifactError: If the index is damaged or was made with another model.
     """
     path = existing(path)
     waiting = path / ADDING
     with locked(path, wait=wait), IndexFolder.open(path) as folder:
-        _check_maker(folder, encoder)
+        _check_maker(folder, encoder, selection)
         if restart or not _is_interrupted(waiting, folder):
             shutil.rmtree(waiting, ignore_errors=True)
         elif not resume:
@@ -104,13 +111,15 @@ def add_documents(
                 f"{path} holds an interrupted addition: continue it with --resume, or discard it with --restart"
             )
         met = Additions()
-        settings = folder.manifest.settings
+        unit: Any = folder.manifest.unit
+        gives_rows = partial(has_rows, encoder=encoder, unit=unit, selection=selection)
         vectors = embed_corpus(
-            _to_embed(documents, folder, on_existing, met),
+            _to_embed(documents, folder, on_existing, met, gives_rows),
             encoder=encoder,
             path=waiting,
-            unit=folder.manifest.unit,  # type: ignore[arg-type]
-            layer=settings.get("layer"),
+            unit=unit,
+            layer=folder.manifest.settings.get("layer"),
+            selection=selection,
             resume=resume,
             batch_size=batch_size,
             on_progress=on_progress,
@@ -204,6 +213,10 @@ def _check_made_alike(folder: IndexFolder, vectors: VectorFolder) -> None:
     ]:
         if there != here:
             raise ArtifactError(f"{folder.path} has {name} {there!r}, the vectors {here!r}: add vectors made alike")
+    if old.settings.get("words") != vectors.settings.get("words"):
+        raise ArtifactError(
+            f"the words of {folder.path} were chosen otherwise than those of the vectors: add the text itself"
+        )
 
 
 def _new_rows(rows: Sequence[Row], folder: IndexFolder, on_existing: OnExisting, met: Additions) -> NDArray[np.bool_]:
@@ -223,8 +236,8 @@ def _taken(vectors: VectorFolder, chosen: Sequence[NDArray[np.bool_]]) -> Parts:
         yield list(itertools.compress(rows, here)), array[here]
 
 
-def _check_maker(folder: IndexFolder, encoder: AnyEncoder) -> None:
-    """Refuse an encoder that would make other vectors than those that are there."""
+def _check_maker(folder: IndexFolder, encoder: AnyEncoder, selection: Selection | None) -> None:
+    """Refuse an encoder that would make other vectors than those that are there, or one for other words."""
     check_encoder(folder, encoder)
     manifest = folder.manifest
     if manifest.model is None:
@@ -237,22 +250,29 @@ def _check_maker(folder: IndexFolder, encoder: AnyEncoder) -> None:
             raise InvalidInputError(
                 f"{folder.path} was made with {key} = {value!r}, now it is {wanted[key]!r}: use the settings of then"
             )
+    if manifest.settings.get("words") != (None if selection is None else selection.record):
+        raise InvalidInputError(
+            f"the words of {folder.path} were chosen otherwise: add sentences with `ctxembed index add`, or with "
+            "add_sentences of ctxembed.meaning.word_index"
+        )
 
 
 def _to_embed(
-    documents: Iterable[Document], folder: IndexFolder, on_existing: OnExisting, met: Additions
+    documents: Iterable[Document],
+    folder: IndexFolder,
+    on_existing: OnExisting,
+    met: Additions,
+    gives_rows: Callable[[Document], bool],
 ) -> Iterator[Document]:
     """Yield the documents whose text is new here; what becomes of the others is noted."""
     stream = iter(documents)
     while batch := list(itertools.islice(stream, _BATCH)):
-        yield from _new_or_changed(batch, folder, on_existing, met)
-
-
-def _new_or_changed(
-    batch: Sequence[Document], folder: IndexFolder, on_existing: OnExisting, met: Additions
-) -> Iterator[Document]:
-    known = folder.store.known_texts([document.id for document in batch])
-    return (document for document in batch if _is_new(document, known, folder, on_existing, met))
+        known = folder.store.known_texts([document.id for document in batch])
+        for document in batch:
+            if document.id not in known and not gives_rows(document):
+                met.without_rows += 1
+            elif _is_new(document, known, folder, on_existing, met):
+                yield document
 
 
 def _is_new(

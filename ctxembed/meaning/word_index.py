@@ -20,9 +20,11 @@ from ctxembed.index.changes import build_folder, claim, normalised
 from ctxembed.index.folder import IndexFolder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
+from ctxembed.index.updates import Additions, add_documents
 from ctxembed.meaning.inflections import inflected_forms
 from ctxembed.meaning.occurrences import Occurrence
-from ctxembed.meaning.word_choice import CountedWords, word_options
+from ctxembed.meaning.word_choice import AddedWords, CountedWords, word_options
+from ctxembed.runtime import existing
 from ctxembed.store import OnDuplicate
 from ctxembed.text import word_form
 from ctxembed.types import Document, Hit, Usage, UsageEncoder, Vectors
@@ -87,6 +89,27 @@ def build_word_index(
         options=word_options(options or IndexOptions(), rows=len(folder)),
         on_duplicate=on_duplicate,
     )
+
+
+def add_sentences(path: str | Path, documents: Iterable[Document], *, encoder: UsageEncoder, **how: Any) -> Additions:
+    """Add sentences to an index that ``build_word_index`` made: the words that its build would have chosen become rows.
+
+    Args:
+        path: The index.
+        documents: Sentences, as those of the build; read once.
+        encoder: The model that made it.
+        how: More arguments of ``index.updates.add_documents``.
+
+    Raises:
+        InvalidInputError: If the index holds no chosen words, or they were chosen by frequency; else see
+            ``add_documents``.
+        ArtifactError: See ``add_documents``.
+    """
+    path = existing(path)
+    record = IndexManifest.read(path).settings.get("words")
+    if record is None:
+        raise InvalidInputError(f"{path} holds no chosen words: add documents to it, or build it with --unit word")
+    return add_documents(path, documents, encoder=encoder, selection=AddedWords.of(record), **how)
 
 
 class WordIndex:
