@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
 from ctxembed.index import Ids
-from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.changes import build_folder, normalised
 from ctxembed.index.folder import IndexFolder, check_encoder
+from ctxembed.index.generations import claim
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.retrieval.candidates import Query

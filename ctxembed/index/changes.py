@@ -21,27 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.calibration import Calibration, random_similarities
-from ctxembed.errors import ArtifactError, InvalidInputError, MissingInputError
+from ctxembed.errors import InvalidInputError
 from ctxembed.index.folder import IndexFolder
+from ctxembed.index.generations import newest_generation, undone_on_error
 from ctxembed.index.kinds import FLAT_VALUES, KINDS, IndexOptions, fits, plan_index
-from ctxembed.index.manifest import (
-    ADDING,
-    BUILDING,
-    OWN_FILE,
-    IndexManifest,
-    ModelRecord,
-    holds_index,
-    may_hold,
-    old_version,
-)
+from ctxembed.index.manifest import ADDING, BUILDING, IndexManifest, ModelRecord, old_version
 from ctxembed.index.records import IndexFile, IndexRecord
 from ctxembed.index.rows import finished, names_of, open_next, rows_path
-from ctxembed.index.v1 import generation_v1, read_v1
+from ctxembed.index.v1 import read_v1
 from ctxembed.index.vector_index import VectorIndex, write_index
 from ctxembed.runtime import existing, release_memory, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors
-from ctxembed.vectors import MANIFEST, Row, checked_vectors
+from ctxembed.vectors import Row, checked_vectors
 
 SAMPLED_ROWS = 20_000
 """Rows from which the distribution of similarities is drawn."""
@@ -93,46 +85,6 @@ class Written:
     num_zero: int = 0
 
 
-def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
-    """Make sure that an index may be written to a folder; with ``overwrite`` an unfinished build is discarded.
-
-    Raises:
-        InvalidInputError: If the folder holds something else, or an index or unfinished build that is not to be lost.
-        ArtifactError: If it holds another artefact.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    unfinished = BUILDING in names
-    if MANIFEST in names:
-        found = _described(path, names)
-        if not overwrite and not unfinished:  # a build can be begun beside an index only by an overwrite
-            raise InvalidInputError(f"{path} holds an index {found}: --overwrite it, or choose another -o")
-    elif others := [name for name in names if not may_hold(name)]:
-        raise InvalidInputError(f"{path} holds {others[0]!r} and is no index: choose another -o")
-    if unfinished and not resume:
-        if not overwrite:
-            raise InvalidInputError(
-                f"{path} holds an unfinished build: continue it with --resume, "
-                "start again with --overwrite, or choose another -o"
-            )
-        shutil.rmtree(path / BUILDING)
-    return path
-
-
-def _described(path: Path, names: Sequence[str]) -> str:
-    """Say what index a folder holds; ArtifactError if it is none."""
-    if old_version(path):
-        return "of an older format"
-    try:
-        return f"of {IndexManifest.read(path).rows} rows"
-    except ArtifactError:
-        if not holds_index(path, names):
-            raise
-        return "that cannot be read"
-
-
 def build_folder(
     parts: Parts,
     path: Path,
@@ -156,8 +108,8 @@ def build_folder(
     """
     path.mkdir(parents=True, exist_ok=True)
     with locked(path, wait=wait):
-        generation = _generation(path) + 1
-        with _undone_on_error(path, generation), writing(path):
+        generation = newest_generation(path) + 1
+        with undone_on_error(path, generation), writing(path):
             for name in names_of(generation):
                 (path / name).unlink(missing_ok=True)
             written, rows = Written(), rows_path(path, generation)
@@ -351,7 +303,7 @@ def change(folder: IndexFolder, *, touched: int) -> Iterator[Change]:
         touched: Rows that will change, roughly: it decides how the change is written.
     """
     path, generation = folder.path, folder.manifest.generation + 1
-    with _undone_on_error(path, generation), writing(path):
+    with undone_on_error(path, generation), writing(path):
         folder.manifest.clean(path)
         with open_next(path, folder.manifest, touched=touched) as store:
             changed = Change(folder, store, path, generation, touched)
@@ -383,7 +335,7 @@ def _compact(folder: IndexFolder) -> bool:
     if not manifest.deleted and manifest.rows_log is None and kinds in ([], [plan.kind]):
         return False
     generation = manifest.generation + 1
-    with _undone_on_error(path, generation), writing(path):
+    with undone_on_error(path, generation), writing(path):
         manifest.clean(path)
         folder.store.compact_into(rows_path(path, generation))
         indexes = _written_index(
@@ -425,33 +377,3 @@ def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | No
     ]
     drawn = random_similarities(np.concatenate(vectors)) if vectors else ()
     return Calibration.of_background(drawn) if len(drawn) else None
-
-
-def _generation(path: Path) -> int:
-    """Return the number of the generation that is there, 0 for none; the highest of its files if it cannot be read."""
-    if not (path / MANIFEST).exists():
-        return 0
-    try:
-        return generation_v1(path) if old_version(path) else IndexManifest.read(path).generation
-    except ArtifactError:
-        names = [entry.name for entry in path.iterdir() if OWN_FILE.fullmatch(entry.name)]
-        return max((int(name.split(".")[1]) for name in names), default=0)
-
-
-def _is_published(path: Path, generation: int) -> bool:
-    """Tell whether a generation is the one that counts."""
-    with contextlib.suppress(MissingInputError, ArtifactError):
-        return IndexManifest.read(path).generation == generation
-    return False
-
-
-@contextlib.contextmanager
-def _undone_on_error(path: Path, generation: int) -> Iterator[None]:
-    """Remove what an unpublished generation has written when something goes wrong."""
-    try:
-        yield
-    except BaseException:
-        if not _is_published(path, generation):
-            for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", *names_of(generation)):
-                (path / name).unlink(missing_ok=True)
-        raise

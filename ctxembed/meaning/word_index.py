@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.changes import build_folder, normalised
 from ctxembed.index.folder import IndexFolder
+from ctxembed.index.generations import claim
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.index.updates import Additions, add_documents
