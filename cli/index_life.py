@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from .progress import document_bar
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
     from ctxembed.index.records import IndexRecord
-    from ctxembed.index.updates import OnExisting
+    from ctxembed.index.updates import Additions, OnExisting
 
 index_argument = click.argument("index", type=click.Path(path_type=Path))
 wait_option = click.option("--wait", is_flag=True, help="Wait for another process that is changing the index.")
@@ -60,7 +62,7 @@ def add(on_duplicate: OnExisting, **given: Any) -> None:
     """Add the texts of INPUT to INDEX; those that it has already are not embedded again.
 
     INPUT may also be a folder of vectors that the same model made. Either all of it becomes part of the index, or
-    nothing; searches go on meanwhile.
+    nothing; searches go on meanwhile. In an index of words, those that its build would have chosen are added.
 
     \b
     Example:
@@ -98,7 +100,9 @@ def put(
     device: str,
 ) -> None:
     """Put documents or vectors into an index, and say what became of them."""
+    from ctxembed.index.manifest import IndexManifest
     from ctxembed.index.updates import add_documents, add_vectors
+    from ctxembed.runtime import existing
     from ctxembed.vectors import VectorFolder
 
     started = time.perf_counter()
@@ -107,18 +111,37 @@ def put(
             raise InvalidInputError(f"{vectors} does not say which model made it: give text, or a folder of vectors")
         refuse_idle(("model", "resume", "restart", "on_long", *READING), "for an input of vectors")
         met = add_vectors(index, VectorFolder.open(vectors), on_existing=on_existing, wait=wait)
-        say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {time.perf_counter() - started:.1f} s")
+        report_additions(index, met, seconds=time.perf_counter() - started)
         return
+    words = IndexManifest.read(existing(index)).settings.get("words")
+    put_in: Callable[..., Additions] = add_documents
+    if words is not None:  # an index of words: as its build did it
+        from ctxembed.meaning.word_index import add_sentences
+
+        put_in, reading = add_sentences, replace(reading, split_sentences=True)
     encoder = load_any(model, device=device, on_long=on_long)
     corpus = open_corpus(inputs, reading)
-    with document_bar("adding") as advance:
-        met = add_documents(
+    with document_bar("adding", unit="row" if words is None else "sentence") as advance:
+        met = put_in(
             index, corpus, encoder=encoder, on_existing=on_existing, resume=resume, restart=restart, wait=wait,
             on_progress=advance,
         )  # fmt: skip
     say(corpus.counts.summary())
-    say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {time.perf_counter() - started:.1f} s")
+    if words is not None and words["sampled"]:
+        say(f"of {len(words['sampled']):,} words that the build sampled the same share of uses is taken")
+    report_additions(index, met, seconds=time.perf_counter() - started)
     report_encoder(encoder)
+
+
+def report_additions(index: Path, met: Additions, *, seconds: float) -> None:
+    """Say what became of documents or vectors, and of the vector index they are in unless it compares every vector."""
+    say(f"{index}: {met.summary()}; {met.rows:,} rows now, in {seconds:.1f} s")
+    written = met.index
+    if written is not None and written.measured is not None:
+        say(
+            f"{written.rows:,} rows are in a new vector index: {written.kind}, recall {written.measured.recall:.3f} "
+            f"of the exact ten, {written.bytes_per_row:,.0f} bytes a row in memory"
+        )
 
 
 @click.command()

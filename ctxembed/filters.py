@@ -8,10 +8,10 @@
                | name ["not"] "like" string
                | name "is" ["not"] "null"
 
-A name is that of a metadata column, in double quotes if it is no plain word; ``id``, ``text``, ``word``, ``start`` and
-``end`` without quotes are the row's own. A value is a number, a string in quotes, true or false. A number compares with
-numbers and with text that is written like one (all columns of a CSV file are text), a string compares as text. As in
-SQL, a row that lacks the column is found by ``is null`` only.
+A name is that of a metadata column, in double quotes if it is no plain word; ``id`` and ``text`` without quotes are the
+row's own, and where rows are words, so are ``word``, ``start`` and ``end``. A value is a number, a string in quotes,
+true or false. A number compares with numbers and with text that is written like one (all columns of a CSV file are
+text), a string compares as text. As in SQL, a row that lacks the column is found by ``is null`` only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Columns: TypeAlias = Mapping[str, int]
 NONE: Columns = {}
 
 OWN = ("id", "text", "word", "start", "end")
-"""Names that mean the row itself, not its metadata."""
+"""Names that mean the row itself, not its metadata, where rows are words."""
+OWN_OF_TEXTS = ("id", "text")
+"""Those of rows that are whole texts."""
 KEYWORDS = ("and", "or", "not", "in", "like", "is", "null", "true", "false")
 MAX_DEPTH = 50
 MAX_TESTS = 500
@@ -195,7 +197,7 @@ class Filter:
         return self.node.sql(columns)
 
 
-def parse(text: str) -> Filter:
+def parse(text: str, *, own: Sequence[str] = OWN) -> Filter:
     """Read a condition.
 
     >>> parse("year >= 1990 and source = 'x'").fields
@@ -205,11 +207,12 @@ def parse(text: str) -> Filter:
 
     Args:
         text: See the grammar at the top of this file; keywords in any case.
+        own: Names that mean the row itself when they stand without quotes.
 
     Raises:
         InvalidInputError: Naming the place where the text stops being a condition, and what could stand there.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, own)
     node = parser.condition(depth=0)
     parser.expect_end()
     return Filter(text, node, tuple(dict.fromkeys(parser.fields)))
@@ -227,8 +230,8 @@ class _Token:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, own: Sequence[str]) -> None:
+        self._text, self._own = text, own
         self._tokens = list(self._scan())
         self._next = 0
         self._num_tests = 0
@@ -320,7 +323,7 @@ class _Parser:
         if token.kind not in ("word", "quoted") or token.keyword:
             raise self._expected("a name (in double quotes if it is no plain word)")
         self._next += 1
-        if token.kind == "word" and token.text in OWN:
+        if token.kind == "word" and token.text in self._own:
             return Field(token.text, own=True)
         name = _unquoted(token.text) if token.kind == "quoted" else token.text
         if not can_be_named(name):

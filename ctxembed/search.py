@@ -1,6 +1,6 @@
 """Search by meaning: an encoder, an index of vectors and the rows behind them, in one folder.
 
-How the folder changes is the matter of ``index_changes``. While a build runs, its vectors lie in ``.building`` inside
+How the folder changes is the matter of ``index.changes``. While a build runs, its vectors lie in ``.building`` inside
 the folder, so that it can be resumed.
 """
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.fulltext import query_words
 from ctxembed.index import Ids
-from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.changes import build_folder, normalised
 from ctxembed.index.folder import IndexFolder, check_encoder
+from ctxembed.index.generations import claim
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
 from ctxembed.retrieval.candidates import Query

@@ -37,6 +37,7 @@ __all__ = [
     "OnDuplicate",
     "StoredRow",
     "StoredText",
+    "by_text",
     "content_hash",
     "metadata_json",
     "text_id",
@@ -170,7 +171,7 @@ class DocumentStore(StoreReader):
         Raises:
             InvalidInputError: If an id occurs twice, or a row cannot be stored.
         """
-        groups = list(_by_text(rows))
+        groups = list(by_text(rows))
         with self._transaction():
             first = self._next("texts")
             self._write(
@@ -182,7 +183,8 @@ class DocumentStore(StoreReader):
             if len(there) < len(groups) and on_duplicate == "error":
                 taken = next(group for n, group in enumerate(groups) if n not in there)
                 raise InvalidInputError(
-                    f"id {rows[taken.start].id!r} occurs twice: --on-duplicate skip keeps the first"
+                    f"id {rows[taken.start].id!r} occurs twice: leave one out, or let `index build` or `index add` "
+                    "keep the first with --on-duplicate skip"
                 )
             kept = [(first + n, place) for n, group in enumerate(groups) if n in there for place in group]
             number = self.next_number()
@@ -193,6 +195,7 @@ class DocumentStore(StoreReader):
             )
         self._met.update(*(row.metadata for row in rows))
         self.num_skipped += len(rows) - len(kept)
+        self.num_skipped_texts += len(groups) - len(there)
         return np.array([place for _, place in kept], dtype=np.int64)
 
     def next_number(self) -> int:
@@ -314,7 +317,7 @@ def text_id(row: Row) -> str:
     return row.id.removesuffix(f"#{row.start}-{row.end}") if row.start is not None else row.id
 
 
-def _by_text(rows: Sequence[Row]) -> Iterator[range]:
+def by_text(rows: Sequence[Row]) -> Iterator[range]:
     """Yield the places of rows that share a text: neighbours with the same one, each further on in it."""
     start = 0
     for place, (row, following) in enumerate(itertools.pairwise([*rows, None])):

@@ -50,6 +50,8 @@ class StoreReader:
         self._connection = connection
         self.num_skipped = 0
         """Rows that ``add`` left out because their id was taken."""
+        self.num_skipped_texts = 0
+        """The texts that these rows belong to."""
         self.indexed: dict[str, int] = {}
         """Metadata columns that conditions find by an index, with their numbers; see ``filters.generated_columns``."""
 
@@ -89,10 +91,10 @@ class StoreReader:
         start, _, end = span.partition("-")
         if len(found) or not (start.isdecimal() and end.isdecimal()):
             return found
-        return self._numbers(
+        return self._numbers(  # compared as they are written: a number may be beyond those of SQLite
             "SELECT items.number FROM items JOIN texts ON texts.number = source "
-            'WHERE id = ? AND derived AND "start" = ? AND "end" = ?',
-            name, int(start), int(end),
+            'WHERE id = ? AND derived AND CAST("start" AS TEXT) = ? AND CAST("end" AS TEXT) = ?',
+            name, start, end,
         )  # fmt: skip
 
     def select(
@@ -114,6 +116,10 @@ class StoreReader:
         if limit is not None:
             sql += f" LIMIT {int(limit)}"
         return np.sort(self._numbers(sql, *values))
+
+    def has_words(self) -> bool:
+        """Tell whether any row is a word, or another part of a text."""
+        return bool(self._query("SELECT EXISTS (SELECT 1 FROM items WHERE word IS NOT NULL)")[0][0])
 
     def columns(self) -> list[str]:
         """Return the names of all metadata columns; that reads every row."""

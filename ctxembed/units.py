@@ -160,7 +160,7 @@ def embed_corpus(
         counts: Told what was met.
         selection: See ``embed_documents``.
         on_progress: Called with the number of documents done since its last call.
-        writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``).
+        writing: More arguments of ``VectorWriter`` (``part_rows``, ``dtype``, ``way_out``).
 
     Returns:
         The finished folder, not verified again.
@@ -226,6 +226,11 @@ def _batch_size(wanted: int | None, unit: Unit, layer: Layer | None) -> int:
         return 4096 if unit == "sentence" else max(1, 2048 // num_layers)
     check(wanted >= 1, f"batch_size is {wanted}, need at least 1: leave it out")
     return wanted
+
+
+def has_rows(document: Document, encoder: AnyEncoder, *, unit: Unit, selection: Selection | None = None) -> bool:
+    """Tell whether a document gives any row: a whole text does, be it empty; others if they have a word or token."""
+    return unit == "sentence" or bool(_rows_of([document], encoder, unit, selection))
 
 
 def _rows_of(

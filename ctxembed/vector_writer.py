@@ -70,6 +70,7 @@ class VectorWriter:
         part_rows: int = 65536,
         resume: bool = False,
         dtype: StoredType = "float32",
+        way_out: str = "choose another -o",
     ) -> None:
         """Begin a folder, or continue one that is there.
 
@@ -80,6 +81,7 @@ class VectorWriter:
             part_rows: A part is written once it has this many rows; an append is never split.
             resume: Continue an unfinished folder; a finished one is left as it is.
             dtype: How vectors are stored; see ``to_stored`` for what int8 costs.
+            way_out: What is advised where a folder cannot be continued.
 
         Raises:
             InvalidInputError: If the folder holds something and ``resume`` is off, or holds something else.
@@ -87,11 +89,11 @@ class VectorWriter:
         """
         if part_rows < 1 or dimension < 1:
             raise InvalidInputError(f"part_rows is {part_rows} and dimension {dimension}: both must be at least 1")
-        self._path = Path(path)
+        self._path, self._way_out = Path(path), way_out
         self._part_rows = part_rows
         plain = json.loads(json.dumps(dict(settings)))  # as it will compare after a trip through the file
         wanted = Manifest(complete=False, dimension=dimension, dtype=dtype, settings=plain)
-        self._manifest = _begin(self._path, wanted, resume=resume)
+        self._manifest = _begin(self._path, wanted, resume=resume, way_out=way_out)
         self.loss = StorageLoss()
         """What the rows appended so far lose by ``dtype``; float32 loses nothing."""
         self._stream = hashlib.sha256()
@@ -185,7 +187,7 @@ class VectorWriter:
                 self._path.rmdir()
 
     def _changed(self, what: str) -> str:
-        return f"the input has changed since {self._path} was begun ({what}): give the same input, or choose another -o"
+        return f"the input has changed since {self._path} was begun ({what}): give the same input, or {self._way_out}"
 
     def _consume(self, document: Document) -> None:
         metadata = json.dumps(dict(document.metadata), sort_keys=True, default=str)
@@ -251,7 +253,7 @@ def to_stored(vectors: Vectors, dtype: StoredType) -> NDArray[Any]:
     return records
 
 
-def _begin(path: Path, wanted: Manifest, *, resume: bool) -> Manifest:
+def _begin(path: Path, wanted: Manifest, *, resume: bool, way_out: str) -> Manifest:
     """Return the manifest to continue from; an unfinished folder loses what a killed run left half-written."""
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
@@ -267,7 +269,7 @@ def _begin(path: Path, wanted: Manifest, *, resume: bool) -> Manifest:
             raise InvalidInputError(f"{path} exists and is complete: delete it, or choose another -o")
         raise InvalidInputError(f"{path} is unfinished: continue it with --resume, or choose another -o")
     manifest = Manifest.read(path)
-    _check_same(path, _facts(manifest), _facts(wanted))
+    _check_same(path, _facts(manifest), _facts(wanted), way_out)
     _remove_leftovers(path, manifest)
     for part in manifest.parts:
         check_part(path, part)
@@ -278,12 +280,12 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     return {**manifest.settings, "dimension": manifest.dimension, "dtype": manifest.dtype}
 
 
-def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any], way_out: str) -> None:
     for key in sorted({*there, *wanted}):
         if there.get(key) != wanted.get(key):
             raise ArtifactError(
-                f"{path} was begun with {key} = {there.get(key)!r}, now it is {wanted.get(key)!r}: "
-                "use the settings of then, or choose another -o"
+                f"{path} was begun with {key} = {there.get(key)!r:.200}, now it is {wanted.get(key)!r:.200}: "
+                f"use the settings of then, or {way_out}"
             )
 
 

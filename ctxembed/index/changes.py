@@ -23,24 +23,17 @@ from numpy.typing import NDArray
 from ctxembed.calibration import Calibration, random_similarities
 from ctxembed.errors import InvalidInputError
 from ctxembed.index.folder import IndexFolder
-from ctxembed.index.kinds import FLAT_VALUES, IndexOptions, plan_index
-from ctxembed.index.manifest import (
-    ADDING,
-    BUILDING,
-    OWN_FILE,
-    TEMPORARY,
-    IndexManifest,
-    ModelRecord,
-    old_version,
-)
+from ctxembed.index.generations import newest_generation, undone_on_error
+from ctxembed.index.kinds import FLAT_VALUES, KINDS, IndexOptions, fits, plan_index
+from ctxembed.index.manifest import ADDING, BUILDING, IndexManifest, ModelRecord, old_version
 from ctxembed.index.records import IndexFile, IndexRecord
 from ctxembed.index.rows import finished, names_of, open_next, rows_path
-from ctxembed.index.v1 import generation_v1, read_v1
+from ctxembed.index.v1 import read_v1
 from ctxembed.index.vector_index import VectorIndex, write_index
 from ctxembed.runtime import existing, release_memory, writing
 from ctxembed.store import DocumentStore, Numbers, OnDuplicate
 from ctxembed.types import Vectors
-from ctxembed.vectors import MANIFEST, Row, checked_vectors
+from ctxembed.vectors import Row, checked_vectors
 
 SAMPLED_ROWS = 20_000
 """Rows from which the distribution of similarities is drawn."""
@@ -92,33 +85,6 @@ class Written:
     num_zero: int = 0
 
 
-def claim(path: str | Path, *, overwrite: bool, resume: bool) -> Path:
-    """Make sure that an index may be written to a folder; with ``overwrite`` an unfinished build is discarded.
-
-    Raises:
-        InvalidInputError: If the folder holds something else, or an index or unfinished build that is not to be lost.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InvalidInputError(f"{path} is a file, need a folder: choose another -o")
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    unfinished = BUILDING in names
-    if MANIFEST in names:
-        rows = "an older format" if old_version(path) else f"{IndexManifest.read(path).rows} rows"
-        if not overwrite and not unfinished:  # a build can be begun beside an index only by an overwrite
-            raise InvalidInputError(f"{path} holds an index of {rows}: --overwrite it, or choose another -o")
-    elif others := [n for n in names if n != BUILDING and not OWN_FILE.fullmatch(n) and not TEMPORARY.fullmatch(n)]:
-        raise InvalidInputError(f"{path} holds {others[0]!r} and is no index: choose another -o")
-    if unfinished and not resume:
-        if not overwrite:
-            raise InvalidInputError(
-                f"{path} holds an unfinished build: continue it with --resume, "
-                "start again with --overwrite, or choose another -o"
-            )
-        shutil.rmtree(path / BUILDING)
-    return path
-
-
 def build_folder(
     parts: Parts,
     path: Path,
@@ -142,8 +108,8 @@ def build_folder(
     """
     path.mkdir(parents=True, exist_ok=True)
     with locked(path, wait=wait):
-        generation = _generation(path) + 1
-        with _undone_on_error(path, generation), writing(path):
+        generation = newest_generation(path) + 1
+        with undone_on_error(path, generation), writing(path):
             for name in names_of(generation):
                 (path / name).unlink(missing_ok=True)
             written, rows = Written(), rows_path(path, generation)
@@ -223,21 +189,28 @@ class Change:
             manifest, rows=manifest.rows - gone, deleted=manifest.deleted + gone, num_zero=manifest.num_zero - zero
         )
 
-    def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> None:
-        """Add rows with vectors: to the last vector indexes if they are flat and small beside what is added to them."""
+    def add(self, parts: Parts, *, on_duplicate: OnDuplicate) -> IndexRecord | None:
+        """Add rows with vectors, and return the vector index that they are in, None if there was no row.
+
+        It lies beside the others, and takes in the last ones if they are flat and small beside what is added. Where the
+        limit of memory has no room beside the others, all rows are written again as one.
+
+        Raises:
+            InvalidInputError: If the limit of memory has no room for all rows, or a row cannot be added.
+        """
         manifest, written = self.folder.manifest, Written()
-        kept = list(manifest.indexes)
-        absorbed = 0
-        while kept and kept[-1].kind == "flat":
-            values, together = kept[-1].rows * manifest.dimension, (absorbed + kept[-1].rows) * manifest.dimension
-            beside = (absorbed + self.touched) * manifest.dimension
-            if together > FLAT_VALUES or values > max(SMALL_VALUES, ABSORBED * beside):
-                break
-            absorbed += kept.pop().rows
+        kept = self._kept_indexes()
+        options = self._options_beside(kept)
+        if options is None:
+            kept, options = [], manifest.options
+            if not fits(manifest.numbers + self.touched, manifest.dimension, options):
+                raise InvalidInputError(
+                    f"{self.path} has no room for the new rows in its limit of {options.max_memory:,} bytes of memory: "
+                    "build it again with a larger --max-memory, or a smaller --kind"
+                )
         first = sum(index.rows for index in kept)
         blocks = stored_blocks(parts, self.store, written, dimension=manifest.dimension, on_duplicate=on_duplicate)
         joined = itertools.chain(self.folder.raw_blocks(first=first), blocks)
-        options = dataclasses.replace(manifest.options, kind="auto", max_memory=None)
         added = _written_index(
             joined, self.path, self.generation, dimension=manifest.dimension, options=options, first=first
         )
@@ -249,6 +222,36 @@ class Change:
             similarities=manifest.similarities or similarities(self.path, (*kept, *added)),
             indexes=(*kept, *added),
         )
+        return added[0] if added else None
+
+    def _kept_indexes(self) -> list[IndexRecord]:
+        """Return the vector indexes that stay as they are."""
+        manifest = self.folder.manifest
+        kept, absorbed = list(manifest.indexes), 0
+        while kept and kept[-1].kind == "flat":
+            values, together = kept[-1].rows * manifest.dimension, (absorbed + kept[-1].rows) * manifest.dimension
+            beside = (absorbed + self.touched) * manifest.dimension
+            if together > FLAT_VALUES or values > max(SMALL_VALUES, ABSORBED * beside):
+                break
+            absorbed += kept.pop().rows
+        return kept
+
+    def _options_beside(self, kept: Sequence[IndexRecord]) -> IndexOptions | None:
+        """Return what is asked of a vector index beside those that stay, None if the memory has no room for it.
+
+        It compares every vector as long as that is fast, and is of the kind of the whole beyond that.
+        """
+        manifest, asked = self.folder.manifest, self.folder.manifest.options
+        rows = manifest.numbers - sum(index.rows for index in kept) + self.touched
+        is_small = rows * manifest.dimension <= FLAT_VALUES or asked.kind not in KINDS
+        options = dataclasses.replace(asked, kind="auto" if is_small else asked.kind)
+        if asked.max_memory is None:
+            return options
+        left = asked.max_memory - sum(round(index.bytes_per_row * index.rows) for index in kept)
+        if left < 1:
+            return None
+        options = dataclasses.replace(options, max_memory=left)
+        return options if fits(rows, manifest.dimension, options) else None
 
     def publish(self) -> None:
         """Make the change real."""
@@ -300,7 +303,7 @@ def change(folder: IndexFolder, *, touched: int) -> Iterator[Change]:
         touched: Rows that will change, roughly: it decides how the change is written.
     """
     path, generation = folder.path, folder.manifest.generation + 1
-    with _undone_on_error(path, generation), writing(path):
+    with undone_on_error(path, generation), writing(path):
         folder.manifest.clean(path)
         with open_next(path, folder.manifest, touched=touched) as store:
             changed = Change(folder, store, path, generation, touched)
@@ -332,7 +335,7 @@ def _compact(folder: IndexFolder) -> bool:
     if not manifest.deleted and manifest.rows_log is None and kinds in ([], [plan.kind]):
         return False
     generation = manifest.generation + 1
-    with _undone_on_error(path, generation), writing(path):
+    with undone_on_error(path, generation), writing(path):
         manifest.clean(path)
         folder.store.compact_into(rows_path(path, generation))
         indexes = _written_index(
@@ -374,22 +377,3 @@ def similarities(path: Path, indexes: Sequence[IndexRecord]) -> Calibration | No
     ]
     drawn = random_similarities(np.concatenate(vectors)) if vectors else ()
     return Calibration.of_background(drawn) if len(drawn) else None
-
-
-def _generation(path: Path) -> int:
-    """Return the number of the generation that is there, 0 for none."""
-    if not (path / MANIFEST).exists():
-        return 0
-    return generation_v1(path) if old_version(path) else IndexManifest.read(path).generation
-
-
-@contextlib.contextmanager
-def _undone_on_error(path: Path, generation: int) -> Iterator[None]:
-    """Remove what an unpublished generation has written when something goes wrong."""
-    try:
-        yield
-    except BaseException:
-        if not (path / MANIFEST).exists() or _generation(path) != generation:
-            for name in (f"vectors.{generation}.faiss", f"index.{generation}.faiss", *names_of(generation)):
-                (path / name).unlink(missing_ok=True)
-        raise

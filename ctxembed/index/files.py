@@ -49,7 +49,7 @@ def _header(dimension: int, storage: Storage, rows: int) -> bytes:
 
 
 def write_vectors(path: Path, blocks: Iterable[NDArray[Any]], *, dimension: int, storage: Storage) -> int:
-    """Write vectors block by block; ``records.flushed`` brings them to the disk for good.
+    """Write vectors block by block; ``records.IndexFile.flushed`` brings them to the disk for good.
 
     Args:
         path: A new file.

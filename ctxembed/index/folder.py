@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.filters import Filter, parse
+from ctxembed.filters import OWN, OWN_OF_TEXTS, Filter, parse
 from ctxembed.index.manifest import IndexManifest
 from ctxembed.index.searcher import Mask
 from ctxembed.index.vector_index import Ids, Neighbours, VectorIndex, checked_queries
@@ -39,6 +39,7 @@ class IndexFolder:
         self._indexes = indexes
         deleted = store.deleted() if manifest.deleted else np.empty(0, dtype=np.int64)
         self._alive = None if not len(deleted) else _mask(manifest.numbers, deleted, value=False)
+        self._own_names = OWN if store.has_words() else OWN_OF_TEXTS
         self._listed: OrderedDict[str, Numbers] = OrderedDict()
         self.few_matching = lru_cache(_KEPT_CONDITIONS)(self._few_matching)
 
@@ -125,6 +126,13 @@ class IndexFolder:
         order = np.lexsort((ids, -scores))[:, :k]
         return Neighbours(np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1))
 
+    def condition(self, text: str) -> Filter:
+        """Read a condition on these rows; InvalidInputError if it is none.
+
+        In an index of whole texts ``word``, ``start`` and ``end`` are metadata columns: its rows have no own ones.
+        """
+        return parse(text, own=self._own_names)
+
     def matching(self, condition: str) -> Numbers:
         """Return the numbers of the rows that a condition holds for, ascending; kept for the next time.
 
@@ -132,7 +140,7 @@ class IndexFolder:
             InvalidInputError: If it cannot be read, or names a column that no row has.
         """
         if condition not in self._listed:
-            parsed = parse(condition)
+            parsed = self.condition(condition)
             found = self.store.select(parsed)
             if not len(found):
                 self.check_columns(parsed)
@@ -153,7 +161,7 @@ class IndexFolder:
 
     def _few_matching(self, condition: str) -> Numbers | None:
         """Return what ``matching`` does if that is no more than ``FEW_ROWS`` numbers, None if it is more."""
-        parsed = parse(condition)
+        parsed = self.condition(condition)
         found = self.store.select(parsed, limit=FEW_ROWS + 1)
         if not len(found):
             self.check_columns(parsed)

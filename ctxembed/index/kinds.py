@@ -81,20 +81,33 @@ def plan_index(rows: int, dimension: int, options: IndexOptions) -> Plan:
     Raises:
         InvalidInputError: If nothing fits into the memory, or the kind that is asked for does not.
     """
+    plan = _wanted(rows, dimension, options)
+    if not _is_within(plan, options.max_memory):
+        smallest = _plan("ivf-pq", rows, dimension, options, "").memory
+        raise InvalidInputError(
+            f"{plan.kind} needs {plan.memory:,} bytes of memory for {rows:,} rows of width {dimension}, the limit is "
+            f"{options.max_memory:,}: allow more, or take a smaller kind (ivf-pq needs {smallest:,})"
+        )
+    return plan
+
+
+def fits(rows: int, dimension: int, options: IndexOptions) -> bool:
+    """Tell whether ``plan_index`` finds a kind within the memory."""
+    return _is_within(_wanted(rows, dimension, options), options.max_memory)
+
+
+def _wanted(rows: int, dimension: int, options: IndexOptions) -> Plan:
     if rows < 2:
         chosen, reason = "flat", "nothing can be learned from fewer than two rows"
     elif options.kind != "auto":
         chosen, reason = options.kind, "asked for"
     else:
         chosen, reason = _choose(rows, dimension, options)
-    plan = _plan(chosen, rows, dimension, options, reason)
-    if options.max_memory is not None and plan.memory is not None and plan.memory > options.max_memory:
-        smallest = _plan("ivf-pq", rows, dimension, options, "").memory
-        raise InvalidInputError(
-            f"{chosen} needs {plan.memory:,} bytes of memory for {rows:,} rows of width {dimension}, the limit is "
-            f"{options.max_memory:,}: allow more, or take a smaller kind (ivf-pq needs {smallest:,})"
-        )
-    return plan
+    return _plan(chosen, rows, dimension, options, reason)
+
+
+def _is_within(plan: Plan, limit: int | None) -> bool:
+    return limit is None or plan.memory is None or plan.memory <= limit
 
 
 def _choose(rows: int, dimension: int, options: IndexOptions) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class IndexManifest:
     rows_log: IndexFile | None = None
     """What has changed in the rows since the file was written; SQLite reads both as one."""
     indexes: tuple[IndexRecord, ...]
+    added: str | None = None
+    """The sha256 of the manifest of the vectors that were added last: what waits under it is in the index already."""
 
     @property
     def numbers(self) -> int:
@@ -103,6 +105,7 @@ class IndexManifest:
             "rows_file": dataclasses.asdict(self.rows_file),
             "rows_log": dataclasses.asdict(self.rows_log) if self.rows_log else None,
             "indexes": [index.to_json() for index in self.indexes],
+            "added": self.added,
         }
         return values | {"sha256": _digest(values)}
 
@@ -130,6 +133,7 @@ class IndexManifest:
                 rows_file=IndexFile(**record["rows_file"]),
                 rows_log=IndexFile(**record["rows_log"]) if record.get("rows_log") else None,
                 indexes=tuple(IndexRecord.from_json(index) for index in record["indexes"]),
+                added=record.get("added"),
                 **{key: record[key] for key in _PLAIN},
             )
             sound = all(OWN_FILE.fullmatch(file.name) for file in manifest.files())
@@ -167,6 +171,20 @@ def old_version(folder: Path) -> bool:
         record = json.loads(existing(folder / MANIFEST).read_text(encoding="utf-8"))
         return isinstance(record, dict) and (record.get("format"), record.get("version")) == (FORMAT, 1)
     return False
+
+
+def holds_index(folder: Path, names: Sequence[str]) -> bool:
+    """Tell whether a folder with a manifest and these names in it is an index, be it damaged or of a later format."""
+    with contextlib.suppress(ValueError):
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            return False
+    return any(map(OWN_FILE.fullmatch, names)) and all(map(may_hold, names))
+
+
+def may_hold(name: str) -> bool:
+    """Tell whether a file or folder has a name that only an index gives."""
+    return name in (MANIFEST, BUILDING, ADDING) or bool(OWN_FILE.fullmatch(name) or TEMPORARY.fullmatch(name))
 
 
 def _digest(values: Mapping[str, Any]) -> str:

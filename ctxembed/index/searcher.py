@@ -38,8 +38,8 @@ class Searcher:
 
         Args:
             exact: All vectors.
-            approximate: What ``index_files.train_and_add`` made or ``open_faiss`` read; None compares every vector.
-            kind: See ``index_kinds``.
+            approximate: What ``files.train_and_add`` made or ``open_faiss`` read; None compares every vector.
+            kind: See ``kinds``.
         """
         import faiss
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
-from ctxembed.runtime import existing
-from ctxembed.store import StoredText, content_hash, metadata_json, text_id
+from ctxembed.index.records import IndexRecord
+from ctxembed.runtime import existing, sha256_file
+from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
-from ctxembed.units import AnyEncoder, embed_corpus
-from ctxembed.vectors import Row, VectorFolder, encoder_settings
+from ctxembed.units import AnyEncoder, Selection, embed_corpus, has_rows
+from ctxembed.vectors import MANIFEST, Row, VectorFolder, encoder_settings
 
 OnExisting: TypeAlias = Literal["error", "skip", "update"]
 
@@ -40,8 +42,12 @@ class Additions:
     unchanged: int = 0
     skipped: int = 0
     """Left out because their id was taken."""
+    without_rows: int = 0
+    """Left out because none of their words is to be a row."""
     rows: int = 0
     """Rows of the index now."""
+    index: IndexRecord | None = None
+    """The vector index that the new rows are in."""
     replaced: list[str] = field(default_factory=list)
     metadata: list[tuple[str, str]] = field(default_factory=list)
 
@@ -53,6 +59,7 @@ class Additions:
             (self.metadata_only, "with new metadata only"),
             (self.unchanged, "unchanged"),
             (self.skipped, "skipped: their id was taken"),
+            (self.without_rows, "without a word to index"),
         ]
         return ", ".join(f"{count:,} {what}" for count, what in counts if count) or "no documents"
 
@@ -67,6 +74,7 @@ def add_documents(
     restart: bool = False,
     wait: bool = False,
     batch_size: int | None = None,
+    selection: Selection | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Additions:
     """Add documents to an index, or bring the ones it has up to date.
@@ -83,37 +91,44 @@ def add_documents(
         restart: Discard an interrupted addition.
         wait: Wait for another process that is changing the index.
         batch_size: Documents encoded at a time.
+        selection: For an index of chosen words: the choice that it was built with, see ``meaning.word_index``.
         on_progress: Called with the number of embedded documents since its last call.
 
     Raises:
         InvalidInputError: If an id is taken, a document cannot be stored, an interrupted addition is there and neither
-            ``resume`` nor ``restart`` is on, or another process is changing the index; nothing has changed then.
+            ``resume`` nor ``restart`` is on, the words of the index were chosen otherwise, or another process is
+            changing the index; nothing has changed then.
         ArtifactError: If the index is damaged or was made with another model.
     """
     path = existing(path)
+    waiting = path / ADDING
     with locked(path, wait=wait), IndexFolder.open(path) as folder:
-        _check_maker(folder, encoder)
-        if restart:
-            shutil.rmtree(path / ADDING, ignore_errors=True)
-        elif (path / ADDING).exists() and not resume:
+        _check_maker(folder, encoder, selection)
+        if restart or not _is_interrupted(waiting, folder):
+            shutil.rmtree(waiting, ignore_errors=True)
+        elif not resume:
             raise InvalidInputError(
                 f"{path} holds an interrupted addition: continue it with --resume, or discard it with --restart"
             )
         met = Additions()
-        settings = folder.manifest.settings
+        unit: Any = folder.manifest.unit
+        gives_rows = partial(has_rows, encoder=encoder, unit=unit, selection=selection)
         vectors = embed_corpus(
-            _to_embed(documents, folder, on_existing, met),
+            _to_embed(documents, folder, on_existing, met, gives_rows),
             encoder=encoder,
-            path=path / ADDING,
-            unit=folder.manifest.unit,  # type: ignore[arg-type]
-            layer=settings.get("layer"),
+            path=waiting,
+            unit=unit,
+            layer=folder.manifest.settings.get("layer"),
+            selection=selection,
             resume=resume,
             batch_size=batch_size,
             on_progress=on_progress,
             part_rows=PART_ROWS,
+            way_out="discard what was begun with --restart",
         )
-        _carry_out(folder, met, vectors.iter_parts() if len(vectors) else None, len(vectors), on_existing)
-        shutil.rmtree(path / ADDING, ignore_errors=True)
+        parts = vectors.iter_parts() if len(vectors) else None
+        _carry_out(folder, met, parts, len(vectors), on_existing, added=sha256_file(waiting / MANIFEST))
+        shutil.rmtree(waiting, ignore_errors=True)
     return met
 
 
@@ -144,8 +159,31 @@ def add_vectors(
     return met
 
 
-def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: int, on_existing: OnExisting) -> None:
-    """Make what was met a change of the index; ``new`` is the number of rows in ``parts``."""
+def _is_interrupted(waiting: Path, folder: IndexFolder) -> bool:
+    """Tell whether the vectors of an addition wait; those that are in the index were only not removed any more."""
+    manifest = waiting / MANIFEST  # written before anything else
+    return manifest.exists() and sha256_file(manifest) != folder.manifest.added
+
+
+def _carry_out(
+    folder: IndexFolder,
+    met: Additions,
+    parts: Parts | None,
+    new: int,
+    on_existing: OnExisting,
+    *,
+    added: str | None = None,
+) -> None:
+    """Make what was met a change of the index.
+
+    Args:
+        folder: The index.
+        met: What is to be done, and to be told.
+        parts: The rows to be added, if there are any.
+        new: Their number.
+        on_existing: See ``add_documents``.
+        added: See ``IndexManifest.added``.
+    """
     met.rows = len(folder)
     if parts is None and not met.replaced and not met.metadata:
         return
@@ -155,9 +193,10 @@ def _carry_out(folder: IndexFolder, met: Additions, parts: Parts | None, new: in
             changed.delete(replaced)
         changed.store.set_metadata(met.metadata)
         if parts is not None:
-            changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
-        met.skipped += changed.store.num_skipped
-        met.added -= changed.store.num_skipped
+            met.index = changed.add(parts, on_duplicate="skip" if on_existing == "skip" else "error")
+        folder.manifest = replace(folder.manifest, added=added or folder.manifest.added)
+        met.skipped += changed.store.num_skipped_texts
+        met.added -= changed.store.num_skipped_texts
         met.rows = folder.manifest.rows
 
 
@@ -174,15 +213,19 @@ def _check_made_alike(folder: IndexFolder, vectors: VectorFolder) -> None:
     ]:
         if there != here:
             raise ArtifactError(f"{folder.path} has {name} {there!r}, the vectors {here!r}: add vectors made alike")
+    if old.settings.get("words") != vectors.settings.get("words"):
+        raise ArtifactError(
+            f"the words of {folder.path} were chosen otherwise than those of the vectors: add the text itself"
+        )
 
 
 def _new_rows(rows: Sequence[Row], folder: IndexFolder, on_existing: OnExisting, met: Additions) -> NDArray[np.bool_]:
     """Tell which rows are new here, (N,); what becomes of the others is noted."""
-    texts = [(name, list(group)) for name, group in itertools.groupby(rows, key=text_id)]
-    known = folder.store.known_texts([name for name, _ in texts])
+    texts = [(len(places), rows[places.start]) for places in by_text(rows)]
+    known = folder.store.known_texts([text_id(row) for _, row in texts])
     chosen = [
-        np.full(len(group), _is_new(Document(name, group[0].text, group[0].metadata), known, folder, on_existing, met))
-        for name, group in texts
+        np.full(size, _is_new(Document(text_id(row), row.text, row.metadata), known, folder, on_existing, met))
+        for size, row in texts
     ]
     return np.concatenate([np.empty(0, dtype=np.bool_), *chosen])
 
@@ -193,8 +236,8 @@ def _taken(vectors: VectorFolder, chosen: Sequence[NDArray[np.bool_]]) -> Parts:
         yield list(itertools.compress(rows, here)), array[here]
 
 
-def _check_maker(folder: IndexFolder, encoder: AnyEncoder) -> None:
-    """Refuse an encoder that would make other vectors than those that are there."""
+def _check_maker(folder: IndexFolder, encoder: AnyEncoder, selection: Selection | None) -> None:
+    """Refuse an encoder that would make other vectors than those that are there, or one for other words."""
     check_encoder(folder, encoder)
     manifest = folder.manifest
     if manifest.model is None:
@@ -207,22 +250,29 @@ def _check_maker(folder: IndexFolder, encoder: AnyEncoder) -> None:
             raise InvalidInputError(
                 f"{folder.path} was made with {key} = {value!r}, now it is {wanted[key]!r}: use the settings of then"
             )
+    if manifest.settings.get("words") != (None if selection is None else selection.record):
+        raise InvalidInputError(
+            f"the words of {folder.path} were chosen otherwise: add sentences with `ctxembed index add`, or with "
+            "add_sentences of ctxembed.meaning.word_index"
+        )
 
 
 def _to_embed(
-    documents: Iterable[Document], folder: IndexFolder, on_existing: OnExisting, met: Additions
+    documents: Iterable[Document],
+    folder: IndexFolder,
+    on_existing: OnExisting,
+    met: Additions,
+    gives_rows: Callable[[Document], bool],
 ) -> Iterator[Document]:
     """Yield the documents whose text is new here; what becomes of the others is noted."""
     stream = iter(documents)
     while batch := list(itertools.islice(stream, _BATCH)):
-        yield from _new_or_changed(batch, folder, on_existing, met)
-
-
-def _new_or_changed(
-    batch: Sequence[Document], folder: IndexFolder, on_existing: OnExisting, met: Additions
-) -> Iterator[Document]:
-    known = folder.store.known_texts([document.id for document in batch])
-    return (document for document in batch if _is_new(document, known, folder, on_existing, met))
+        known = folder.store.known_texts([document.id for document in batch])
+        for document in batch:
+            if document.id not in known and not gives_rows(document):
+                met.without_rows += 1
+            elif _is_new(document, known, folder, on_existing, met):
+                yield document
 
 
 def _is_new(

@@ -42,8 +42,11 @@ def read_v1(path: Path) -> tuple[dict[str, Any], int, Iterator[tuple[list[Row], 
 
 
 def generation_v1(path: Path) -> int:
-    """Return the generation of an index of format 1."""
-    return int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["generation"])
+    """Return the generation of an index of format 1; ArtifactError if its manifest has none."""
+    try:
+        return int(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["generation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({error!r}): build the index again") from error
 
 
 def _parts(index_path: Path, rows_path: Path) -> Iterator[tuple[list[Row], Vectors]]:

@@ -70,7 +70,7 @@ class VectorIndex:
             kind: ``auto``, ``flat``, ``hnsw``, ``ivf-sq8``, ``ivf-pq``, or a FAISS factory string.
             path: A folder that is new or empty; without one, the index lives as long as this object.
             dimension: The width D, needed where an iterable may be empty.
-            options: More fields of ``index_kinds.IndexOptions``: min_recall, max_memory, storage, seed.
+            options: More fields of ``kinds.IndexOptions``: min_recall, max_memory, storage, seed.
 
         Raises:
             InvalidInputError: On any other type, shape or value, an id that is taken twice, a kind that FAISS does

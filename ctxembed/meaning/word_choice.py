@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
@@ -77,10 +77,12 @@ class CountedWords:
         listed = "list" if choice.words is not None else "all" if choice.all_words else "content"
         return {
             "chosen": listed,
+            "words": None if choice.words is None else sorted(choice.words),
             "min_count": choice.min_count,
             "max_count": choice.max_count,
             "max_per_word": choice.max_per_word,
             "seed": choice.seed,
+            "sampled": dict(sorted(self.sampled.items())),
             "counts_sha256": digest,
         }
 
@@ -102,12 +104,60 @@ class CountedWords:
 
     def _is_row(self, document: Document, span: Span) -> bool:
         form = word_form(span.text)
-        count, most = self.counts.get(form, 0), self.choice.max_per_word
-        if not count or most is None or count <= most:
-            return bool(count)
-        key = f"{self.choice.seed} {form} {document.id} {span.start}".encode("utf-8", "surrogatepass")
-        drawn = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-        return drawn < most / count
+        return form in self.counts and _is_drawn(self.choice, form, document, span, count=self.counts[form])
+
+
+@dataclass(frozen=True)
+class AddedWords:
+    """The choice of an index applied to texts that are added to it (a ``units.Selection``).
+
+    Words are chosen as the build chose them. Of a word that it sampled the same share of uses is taken, of every other
+    word all: so each use of a word is as likely to be a row as any other.
+    """
+
+    record: Mapping[str, Any]
+    """What the index keeps of its choice, see ``CountedWords``."""
+    choice: WordChoice
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Take the choice of an index.
+
+        Raises:
+            InvalidInputError: If what the index keeps of it does not say which words of other texts it would choose.
+        """
+        if "sampled" not in record:
+            raise InvalidInputError(
+                "the index does not know which words were chosen (an older ctxembed built it): build it again"
+            )
+        names = ("min_count", "max_count", "max_per_word", "seed")
+        words = None if record["words"] is None else frozenset(record["words"])
+        choice = WordChoice(words=words, all_words=record["chosen"] == "all", **{name: record[name] for name in names})
+        if choice.min_count > 1 or choice.max_count is not None:
+            raise InvalidInputError(
+                f"the words of the index were chosen by frequency (min_count {choice.min_count}, max_count "
+                f"{choice.max_count}), which only a build counts: build it again from all texts"
+            )
+        return cls(record, choice)
+
+    def spans(self, document: Document) -> list[Span]:
+        """Return the words of a document that become rows."""
+        return [span for span in word_spans(document.text) if self._is_row(document, span)]
+
+    def _is_row(self, document: Document, span: Span) -> bool:
+        form = word_form(span.text)
+        count = self.record["sampled"].get(form, 0)
+        return self.choice.is_wanted(form) and _is_drawn(self.choice, form, document, span, count=count)
+
+
+def _is_drawn(choice: WordChoice, form: str, document: Document, span: Span, *, count: int) -> bool:
+    """Tell whether a use is in the sample of a form with so many uses; all are where no more are wanted."""
+    most = choice.max_per_word
+    if most is None or count <= most:
+        return True
+    key = f"{choice.seed} {form} {document.id} {span.start}".encode("utf-8", "surrogatepass")
+    drawn = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
+    return drawn < most / count
 
 
 def count_chosen(

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import ArtifactError, InvalidInputError
-from ctxembed.index.changes import build_folder, claim, normalised
+from ctxembed.index.changes import build_folder, normalised
 from ctxembed.index.folder import IndexFolder, check_encoder
+from ctxembed.index.generations import claim
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import BUILDING, IndexManifest
+from ctxembed.index.updates import Additions, add_documents
 from ctxembed.meaning.inflections import inflected_forms
 from ctxembed.meaning.occurrences import Occurrence, known_uses
-from ctxembed.meaning.word_choice import CountedWords, word_options
+from ctxembed.meaning.word_choice import AddedWords, CountedWords, word_options
+from ctxembed.runtime import existing
 from ctxembed.store import OnDuplicate
 from ctxembed.text import word_form
 from ctxembed.types import Document, Hit, Usage, UsageEncoder, Vectors
@@ -99,6 +102,27 @@ class IndexedUses(NamedTuple):
     """All uses that are in the index."""
     num_zero: int
     """Of those that were looked at, how many are left out: they have no vector."""
+
+
+def add_sentences(path: str | Path, documents: Iterable[Document], *, encoder: UsageEncoder, **how: Any) -> Additions:
+    """Add sentences to an index that ``build_word_index`` made: the words that its build would have chosen become rows.
+
+    Args:
+        path: The index.
+        documents: Sentences, as those of the build; read once.
+        encoder: The model that made it.
+        how: More arguments of ``index.updates.add_documents``.
+
+    Raises:
+        InvalidInputError: If the index holds no chosen words, or they were chosen by frequency; else see
+            ``add_documents``.
+        ArtifactError: See ``add_documents``.
+    """
+    path = existing(path)
+    record = IndexManifest.read(path).settings.get("words")
+    if record is None:
+        raise InvalidInputError(f"{path} holds no chosen words: add documents to it, or build it with --unit word")
+    return add_documents(path, documents, encoder=encoder, selection=AddedWords.of(record), **how)
 
 
 class WordIndex:

@@ -132,7 +132,9 @@ def find_candidates(
         where: A condition on rows.
 
     Returns:
-        At most ``depth`` candidates for each query; the row that a query excludes is not among them.
+        ``depth`` candidates or more for each query, fewer only where there are no more; of hybrid search all rows of
+        both rankings, since the order is not that of the cosines and a threshold may leave the last ones. The row that
+        a query excludes is not among them.
     """
     long = depth + any(query.exclude is not None for query in queries)
     if mode == "hybrid":  # rows that are good in one ranking and fair in the other must be in both
@@ -147,8 +149,7 @@ def find_candidates(
     for number, query in enumerate(queries):
         by_vector = None if dense is None or (not np.any(query.vector) and mode == "hybrid") else dense[number]
         candidates = _join(folder, query, by_vector, None if lexical is None else lexical[number])
-        places = np.flatnonzero(candidates.numbers != (-1 if query.exclude is None else query.exclude))
-        found.append(candidates.take(places[:depth]))
+        found.append(candidates.take(candidates.numbers != (-1 if query.exclude is None else query.exclude)))
     return found
 
 

@@ -53,7 +53,8 @@ class Retriever:
         ]
 
     def _find(self, queries: Sequence[Query], options: SearchOptions, *, depth: int) -> list[Candidates]:
-        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=options.condition)
+        where = None if options.where is None else self.folder.condition(options.where)
+        return find_candidates(self.folder, queries, mode=options.mode, depth=depth, where=where)
 
     def _lowest(self, options: SearchOptions) -> float:
         """Return the cosine below which rows are left out."""
@@ -79,12 +80,13 @@ class Retriever:
         depth = options.depth
         while True:
             kept = candidates.take(~(candidates.cosines < lowest))
+            exhausted = len(kept) < depth  # fewer than were asked for, or the nearest ones reach beyond the threshold
+            kept = kept.take(np.arange(min(len(kept), depth)))
             if options.rerank and encoder is not None and len(kept):
                 kept = kept.take(np.arange(min(len(kept), max(options.k, options.rerank))))
                 texts = [stored.row.text for stored in self.folder.store.get(kept.numbers)]
                 kept = kept.ranked_anew(late_interaction(encoder, query.text or "", texts), mode=options.mode)
             chosen, folded = self._choose(kept, options)
-            exhausted = len(candidates) < depth or len(kept) < len(candidates)
             if len(chosen) >= options.k or exhausted or options.fold is None or options.rerank:
                 return self._hits(query, chosen, folded, options, encoder)
             depth *= 2

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from ctxembed.config import check
-from ctxembed.filters import Filter, parse
 
 Mode: TypeAlias = Literal["dense", "lexical", "hybrid"]
 
@@ -73,16 +72,9 @@ class SearchOptions:
         return self.min_score is not None or self.min_percentile is not None
 
     @property
-    def condition(self) -> Filter | None:
-        """The parsed condition."""
-        return None if self.where is None else parse(self.where)
-
-    @property
     def depth(self) -> int:
         """Candidates to begin with."""
         depth = max(self.k, self.rerank)
         if self.diversity:
             depth = max(depth, VARIETY * self.k)
-        if self.has_threshold and self.mode == "hybrid":  # there the order is not that of the cosines
-            depth = max(depth, LIST_DEPTH)
         return max(depth, 2 * self.k) if self.fold is not None else depth

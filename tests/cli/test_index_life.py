@@ -59,6 +59,21 @@ def test_life_of_an_index(run: Run, own: str, more: Path, model: Path) -> None:
     assert run("index", "verify", own).stderr.startswith("idx is sound: 3 rows, 2 files, ")
 
 
+def test_addition_that_is_no_flat_index_says_what_it_is(
+    run: Run, rows: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", "build", "rows.jsonl", "-o", "idx", "--kind", "ivf-sq8", "--max-memory", "1M", "-m", model)
+    Path("many.txt").write_text("".join(f"The ferry left at {n}.\n" for n in range(40)))
+    assert "new vector index" not in run("index", "add", "idx", "many.txt", "-m", model).stderr
+    monkeypatch.setattr("ctxembed.index.changes.FLAT_VALUES", 10)
+    Path("more.txt").write_text("".join(f"The train left at {n}.\n" for n in range(40)))
+    added = run("index", "add", "idx", "more.txt", "-m", model).stderr
+    assert "40 rows are in a new vector index: ivf-sq8, recall " in added
+    assert [record["kind"] for record in run("index", "info", "idx", "--format", "json").json] == [
+        "ivf-sq8", "flat", "ivf-sq8"
+    ]  # fmt: skip
+
+
 def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path) -> None:
     (tmp_path / "new.jsonl").write_text('{"id": "fee", "text": "A boat.", "year": 1}\n{"id": "x", "text": "Y."}\n')
     refused = run("index", "add", own, "new.jsonl", "-m", model, code=1)
@@ -67,6 +82,24 @@ def test_update_replaces_a_text(run: Run, own: str, tmp_path: Path, model: Path)
     [hit] = run("search", own, "A boat.", "-k", "1", "--format", "json", "-m", model).json
     assert (hit["id"], hit["metadata"]) == ("fee", {"year": 1})
     run("index", "verify", own)
+
+
+def test_metadata_column_of_the_sample_is_found_by_its_name(run: Run, static: Path, sample: Path) -> None:
+    lines = sample.read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("cranes.jsonl").write_text("".join(line for line in lines if '"art' in line), encoding="utf-8")
+    run("index", "build", "cranes.jsonl", "-o", "idx", "-m", static)
+    hits = run("search", "idx", "red cap", "--where", "word = 'crane'", "--format", "json", "-m", static).json
+    assert "art-001" in {hit["id"] for hit in hits}
+    assert {hit["metadata"]["word"] for hit in hits} == {"crane"}
+    assert f"{len(hits):,} rows deleted" in run("index", "delete", "idx", "--where", "word = 'crane'").stderr
+
+
+def test_id_twice_in_an_update_is_told_without_an_option_that_it_has_not(run: Run, own: str, model: Path) -> None:
+    Path("twice.jsonl").write_text('{"id": "x", "text": "A boat."}\n{"id": "x", "text": "A tree."}\n')
+    refused = run("index", "update", own, "twice.jsonl", "-m", model, code=1).stderr
+    assert refused.startswith("error: id 'x' occurs twice: leave one out, or let `index build` or `index add` keep")
+    skipped = run("index", "add", own, "twice.jsonl", "-m", model, "--restart", "--on-duplicate", "skip").stderr
+    assert "1 added, 1 skipped: their id was taken; 7 rows now" in skipped
 
 
 def test_folder_of_vectors_is_added(run: Run, own: str, more: Path, model: Path) -> None:
@@ -85,6 +118,18 @@ def test_verify_names_what_is_damaged(run: Run, own: str, flip: Callable[[Path],
     assert outcome.stderr == ("error: idx/vectors.1.faiss is damaged (its sha256 differs): build the index again\n")
 
 
+def test_damaged_manifest_is_replaced_as_the_message_says(
+    run: Run, own: str, more: Path, model: Path, flip: Callable[[Path], None]
+) -> None:
+    flip(Path("idx/manifest.json"))
+    assert "manifest.json is damaged" in run("index", "verify", own, code=3).stderr
+    build = ("index", "build", "more.jsonl", "-o", own, "-m", model)
+    assert "idx holds an index that cannot be read: --overwrite it" in run(*build, code=1).stderr
+    run(*build, "--overwrite")
+    assert ids(run, own, model) == ["ferry", "lost"]
+    run("index", "verify", own)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -92,6 +137,7 @@ def test_verify_names_what_is_damaged(run: Run, own: str, flip: Callable[[Path],
         (["delete", "idx/", "--where", "year >"], 1, "the condition 'year >' cannot be read: it ends too early"),
         (["delete", "idx/", "--where", "yaer > 1"], 1, "has a column 'yaer': did you mean 'year'?"),
         (["delete", "idx/", "--id", "nobody"], 1, "no row has the id 'nobody'"),
+        (["delete", "idx/", "--id", "fee#1-99999999999999999999"], 1, "no row has the id 'fee#1-9"),
         (["add", "idx/", "idx/"], 3, "has format 'ctxembed-index', need 'ctxembed-vectors'"),
         (["add", "idx/", "theirs.npy"], 1, "theirs.npy does not say which model made it"),
         (["compact", "nowhere"], 1, "nowhere does not exist"),

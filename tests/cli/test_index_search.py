@@ -187,7 +187,10 @@ def twice(tmp_path: Path) -> Path:
 
 def test_duplicate_id_is_refused_with_the_way_out(run: Run, twice: Path, model: Path) -> None:
     outcome = run("index", "build", twice, "-o", "idx", "-m", model, code=1)
-    assert outcome.stderr == "error: id 'a' occurs twice: --on-duplicate skip keeps the first\n"
+    assert outcome.stderr == (
+        "error: id 'a' occurs twice: leave one out, or let `index build` or `index add` keep the first with "
+        "--on-duplicate skip\n"
+    )
     assert not Path("idx/manifest.json").exists()
 
 

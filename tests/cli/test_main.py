@@ -101,7 +101,7 @@ MISTAKES = {
     ),
     "unknown device": ("embed rows.jsonl -o out -m {model} --device abacus", "device 'abacus' is unknown"),
     "empty query": ("search {index} ' ' -m {model}", "the query is empty: give at least one word"),
-    "duplicate ids": ("index build twice.jsonl -o out -m {model}", "id 'a' occurs twice: --on-duplicate skip keeps"),
+    "duplicate ids": ("index build twice.jsonl -o out -m {model}", "id 'a' occurs twice: leave one out"),
     "ids without array": (
         "index build rows.jsonl -o out -m {model} --ids rows.jsonl",
         r"--ids and --texts belong to a \.npy",

@@ -31,6 +31,54 @@ def test_build_says_what_it_made(run: Run, tmp_path: Path, model: Path) -> None:
     assert "rows of width" in built
 
 
+def word_ids(run: Run, index: str) -> list[str]:
+    """The ids of all rows: numbers are those of the build and the additions."""
+    from ctxembed.index.folder import IndexFolder
+
+    run("index", "verify", index)
+    with IndexFolder.open(index) as folder:
+        return sorted(stored.row.id for stored in folder.store.get(folder.numbers()))
+
+
+def test_text_is_added_as_it_was_built(run: Run, tmp_path: Path, model: Path) -> None:
+    more = "The dam broke. So it was.\nA bank is a shore. The 12 banks lent it.\n"
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "more.txt").write_text(more, encoding="utf-8")
+    build = ("index", "build", "--unit", "word", "-m", model, "--words", "bank,shore,dam", "-o")
+    run(*build, "all", "corpus.txt", "more.txt")
+    run(*build, "some", "corpus.txt")
+    added = run("index", "add", "some", "more.txt", "-m", model).stderr
+    assert "some: 2 added, 2 without a word to index; 6 rows now" in added
+    assert word_ids(run, "some") == word_ids(run, "all")
+    assert "more:1.0#4-7" in word_ids(run, "some")
+    again = run("index", "update", "some", "corpus.txt", "more.txt", "-m", model).stderr
+    assert "some: 5 unchanged, 3 without a word to index; 6 rows now" in again
+    (tmp_path / "more.txt").write_text(more.replace("a shore", "no shore"), encoding="utf-8")
+    assert "1 updated, 1 unchanged" in run("index", "update", "some", "more.txt", "-m", model).stderr
+    hits = run("search", "some", "the [bank]", "-k", "9", "-m", model, "--format", "json").json
+    assert {hit["text"] for hit in hits if hit["id"].startswith("more:2")} == {"A bank is no shore."}
+
+
+def test_sampled_words_stay_sampled_and_that_is_said(run: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("The bank of the river.\n" * 40, encoding="utf-8")
+    (tmp_path / "more.txt").write_text("The bank of the river.\n" * 40, encoding="utf-8")
+    build = ("index", "build", "corpus.txt", "--unit", "word", "--max-per-word", "10", "-o", "widx", "-m", model)
+    run(*build)
+    before = len(word_ids(run, "widx"))
+    added = run("index", "add", "widx", "more.txt", "-m", model).stderr
+    assert "of 2 words that the build sampled the same share of uses is taken" in added
+    assert before < len(word_ids(run, "widx")) < before + 50
+
+
+def test_words_chosen_by_frequency_take_no_text(run: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    run("index", "build", "corpus.txt", "--unit", "word", "--min-count", "2", "-o", "widx", "-m", model)
+    refused = run("index", "add", "widx", "corpus.txt", "-m", model, code=1).stderr
+    assert refused.startswith("error: the words of the index were chosen by frequency (min_count 2, max_count None)")
+    run("embed", "corpus.txt", "--unit", "word", "-o", "vecs", "-m", model)
+    assert "were chosen otherwise than those of the vectors" in run("index", "add", "widx", "vecs", code=3).stderr
+
+
 def test_search_for_the_same_word_gives_uses_with_word_and_place(run: Run, words: Path, model: Path) -> None:
     arguments = ("search", words, "the [bank] of the river", "-k", "20", "--same-word", "-m", model)
     hits = run(*arguments, "--format", "json").json

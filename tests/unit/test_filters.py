@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxembed.errors import InvalidInputError
-from ctxembed.filters import can_be_named, generated_columns, parse
+from ctxembed.filters import OWN_OF_TEXTS, can_be_named, generated_columns, parse
 
 ROWS = {
     "a": {"year": 1990, "source": "x", "ok": True, "a b": 1, "price": 0.5},
@@ -115,6 +115,11 @@ def test_what_is_no_condition_is_refused_with_its_place(text, message):
 
 def test_fields_are_the_metadata_columns_it_names():
     assert parse("year > 1 and (id = 'x' or \"id\" = 'y' or year < 9)").fields == ("year", "id")
+
+
+def test_names_that_are_not_the_rows_own_are_metadata_columns():
+    assert parse("word = 'x' and id = 'y'").fields == ()
+    assert parse("word = 'x' and id = 'y' and start > 1", own=OWN_OF_TEXTS).fields == ("word", "start")
 
 
 def test_longest_condition_that_is_read_runs(rows):

@@ -15,34 +15,11 @@ from ctxembed.index.changes import compact_folder, delete_rows, locked
 from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
 from ctxembed.index.manifest import IndexManifest
-from ctxembed.index.updates import add_documents, add_vectors
+from ctxembed.index.updates import add_documents
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
-from ctxembed.vector_writer import VectorWriter
-from ctxembed.vectors import Row, VectorFolder, encoder_settings
 
-WORDS = ("river", "bank", "money", "loan", "water", "boat", "tree", "leaf", "stone", "fish", "coin", "debt")
-RNG = np.random.default_rng(0)
-DOCUMENTS = [
-    Document(f"d{number}", " ".join(RNG.choice(WORDS, size=4)), {"number": number, "even": number % 2 == 0})
-    for number in range(40)
-]
-MORE = [Document(f"e{number}", f"{WORDS[number]} {WORDS[number - 1]}", {"number": 100 + number}) for number in range(9)]
-
-
-@dataclasses.dataclass
-class CountingEncoder:
-    """Counts the texts that are really encoded."""
-
-    encoder: object
-    texts: int = 0
-
-    def __getattr__(self, name):
-        return getattr(self.encoder, name)
-
-    def encode(self, texts, *, prompt=None):
-        self.texts += len(texts)
-        return self.encoder.encode(texts, prompt=prompt)
+from .index_samples import CHANGED, DOCUMENTS, MORE, CountingEncoder, KilledError, found, names, same_as_built_from
 
 
 @pytest.fixture
@@ -55,30 +32,6 @@ def built(tmp_path, encoder):
     SemanticSearch.build(DOCUMENTS, encoder=encoder, path=tmp_path / "i").close()
     encoder.texts = 0
     return tmp_path / "i"
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def found(path, encoder, query="river bank", **options):
-    with SemanticSearch.open(path, encoder=encoder) as search:
-        return [hit.id for hit in search.search(query, k=1000, **options)]
-
-
-def same_as_built_from(path, documents, tmp_path, encoder):
-    """The index answers like one that was built of these documents."""
-    with (
-        SemanticSearch.build(documents, encoder=encoder, path=tmp_path / "expected", overwrite=True) as expected,
-        SemanticSearch.open(path, encoder=encoder) as search,
-    ):
-        for query in ("river bank", "money"):
-            got, wanted = (
-                {hit.id: (round(hit.score, 5), hit.text, hit.metadata) for hit in each.search(query, k=1000)}
-                for each in (search, expected)
-            )
-            assert got == wanted
-    check_folder(path)
 
 
 def test_added_documents_are_found_beside_the_others(built, encoder, tmp_path):
@@ -109,82 +62,12 @@ def test_nothing_new_writes_nothing(built, encoder):
     assert (built / "manifest.json").read_bytes() == before
 
 
-CHANGED = [Document("d3", "a new text", {"number": 3}), dataclasses.replace(DOCUMENTS[4], metadata={"number": 99})]
-
-
 def test_update_replaces_texts_and_metadata_and_embeds_only_texts(built, encoder, tmp_path):
     met = add_documents(built, [*CHANGED, DOCUMENTS[5], MORE[0]], encoder=encoder, on_existing="update")
     assert met.summary() == "1 added, 1 updated, 1 with new metadata only, 1 unchanged"
     assert encoder.texts == 2
     same_as_built_from(built, [*DOCUMENTS[:3], *CHANGED, *DOCUMENTS[5:], MORE[0]], tmp_path, encoder)
     assert IndexManifest.read(built).deleted == 1
-
-
-def vectors_of(path, documents, encoder, **settings):
-    """A vector folder of documents, in parts of three."""
-    settings = encoder_settings(encoder, unit="sentence") | settings
-    with VectorWriter(path, settings=settings, dimension=encoder.dimension, part_rows=3) as writer:
-        for document in documents:
-            row = Row(document.id, document.text, metadata=document.metadata)
-            writer.append([row], encoder.encode([document.text]), documents=[document])
-    return VectorFolder.open(path)
-
-
-def test_added_vectors_are_found_like_documents(built, encoder, tmp_path):
-    vectors = vectors_of(tmp_path / "v", [DOCUMENTS[0], *MORE], encoder)
-    met = add_vectors(built, vectors)
-    assert (met.summary(), met.rows) == ("9 added, 1 unchanged", 49)
-    same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
-    before = (built / "manifest.json").read_bytes()
-    assert add_vectors(built, vectors).summary() == "10 unchanged"
-    assert (built / "manifest.json").read_bytes() == before
-
-
-def test_vectors_update_texts_and_metadata(built, encoder, tmp_path):
-    vectors = vectors_of(tmp_path / "v", [*CHANGED, DOCUMENTS[5], MORE[0]], encoder)
-    with pytest.raises(InvalidInputError, match="id 'd3' is in .* with other text: `ctxembed index update`"):
-        add_vectors(built, vectors)
-    assert (
-        add_vectors(built, vectors, on_existing="skip").summary()
-        == "1 added, 1 unchanged, 2 skipped: their id was taken"
-    )
-    assert add_vectors(built, vectors, on_existing="update").summary() == (
-        "1 updated, 1 with new metadata only, 2 unchanged"
-    )
-    same_as_built_from(built, [*DOCUMENTS[:3], *CHANGED, *DOCUMENTS[5:], MORE[0]], tmp_path, encoder)
-
-
-def test_added_words_belong_to_their_text(tmp_path, encoder):
-    text = "river bank river"
-    settings = {"model": "fake", "fingerprint": "f", "unit": "word"}
-    spans = [(0, 5), (6, 10), (11, 16)]
-
-    def words(name):
-        rows = [Row(f"{name}#{start}-{end}", text, start, end) for start, end in spans]
-        return rows, encoder.encode([text[start:end] for start, end in spans])
-
-    SemanticSearch.build_from_vectors([words("a")], settings=settings, dimension=16, path=tmp_path / "i").close()
-    with VectorWriter(tmp_path / "v", settings=settings, dimension=16) as writer:
-        for name in "ab":
-            writer.append(*words(name), documents=[Document(name, text)])
-    met = add_vectors(tmp_path / "i", VectorFolder.open(tmp_path / "v"))
-    assert (met.summary(), met.rows) == ("1 added, 1 unchanged", 6)
-    with SemanticSearch.open(tmp_path / "i") as search:
-        assert [row.id for row in search.rows(search.numbers())] == [f"{n}#{a}-{b}" for n in "ab" for a, b in spans]
-    check_folder(tmp_path / "i")
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"fingerprint": "1" * 64}, r"made with fake \(.*, the vectors with fake \(111111111111\)"),
-        ({"unit": "word"}, "has unit 'sentence', the vectors 'word'"),
-        ({"layer": 2}, "has layer None, the vectors 2"),
-    ],
-)
-def test_vectors_made_otherwise_are_refused(built, encoder, tmp_path, settings, message):
-    with pytest.raises(ArtifactError, match=message):
-        add_vectors(built, vectors_of(tmp_path / "v", MORE, encoder, **settings))
 
 
 @pytest.mark.parametrize("document, what", [(CHANGED[0], "text"), (CHANGED[1], "metadata")])
@@ -269,32 +152,6 @@ def test_index_of_unknown_origin_takes_no_text(tmp_path, fake_encoder):
     SemanticSearch.build_from_vectors([], settings={}, dimension=16, path=tmp_path / "i").close()
     with pytest.raises(InvalidInputError, match="the model of its vectors is unknown"):
         add_documents(tmp_path / "i", MORE, encoder=fake_encoder)
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def test_interrupted_addition_is_continued_or_discarded(built, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ctxembed.index.updates.PART_ROWS", 2)
-
-    documents = [*DOCUMENTS[:2], *MORE]
-    done = []
-
-    def report(count):
-        done.append(count)
-        if sum(done) == 6:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        add_documents(built, documents, encoder=encoder, batch_size=2, on_progress=report)
-    assert IndexManifest.read(built).rows == 40
-    with pytest.raises(InvalidInputError, match="holds an interrupted addition: continue it with --resume, or discard"):
-        add_documents(built, documents, encoder=encoder)
-    encoder.texts = 0
-    add_documents(built, documents, encoder=encoder, resume=True, batch_size=2)
-    assert encoder.texts == 3
-    same_as_built_from(built, [*DOCUMENTS, *MORE], tmp_path, encoder)
 
 
 # Readers and writers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,16 @@ import numpy as np
 import pytest
 
 from ctxembed.errors import ArtifactError, InvalidInputError
+from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
-from ctxembed.meaning.word_choice import WordChoice, count_chosen, forecast, word_options
-from ctxembed.meaning.word_index import WordIndex, build_word_index
+from ctxembed.index.manifest import IndexManifest
+from ctxembed.index.updates import add_documents, add_vectors
+from ctxembed.meaning.word_choice import AddedWords, WordChoice, count_chosen, forecast, word_options
+from ctxembed.meaning.word_index import WordIndex, add_sentences, build_word_index
+from ctxembed.search import SemanticSearch
 from ctxembed.text import parse_usage, word_form, word_forms
 from ctxembed.types import Document, Usage, Vectors
+from ctxembed.units import embed_corpus
 
 
 class ContextEncoder:
@@ -98,6 +104,15 @@ def test_word_that_is_not_in_the_index_is_refused_and_others_beside_it_are_found
     assert [hit.id for hit in index.search(vector, k=5, only=["zebra", "shore"])] == ["c#2-7"]
 
 
+def test_conditions_on_words_mean_the_rows_own_unless_they_are_quoted(tmp_path: Path) -> None:
+    documents = [Document(d.id, d.text, {"word": "lent", "start": 7}) for d in DOCUMENTS[:2]]
+    with build(tmp_path / "widx", documents) as index:
+        vector = index.encode(RIVER)
+        assert [hit.id for hit in index.search(vector, k=9, where="word = 'lent'")] == ["b#9-13"]
+        assert [hit.id for hit in index.search(vector, k=9, where="start = 9")] == ["b#9-13"]
+        assert len(index.search(vector, k=9, where='"word" = \'lent\' and "start" = 7')) == 7
+
+
 def test_neighbours_are_words_each_once(index) -> None:
     hits = index.neighbours(index.encode(RIVER), k=4, without=["bank"])
     words = [word_form(hit.text[hit.start : hit.end]) for hit in hits]
@@ -169,8 +184,6 @@ def test_large_indexes_are_compressed_unless_another_kind_is_asked_for() -> None
 
 
 def test_index_of_other_rows_or_another_model_is_refused(tmp_path: Path, fake_encoder) -> None:
-    from ctxembed.search import SemanticSearch
-
     SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=tmp_path / "idx").close()
     with pytest.raises(InvalidInputError, match="rows of unit 'sentence', need words"):
         WordIndex.open(tmp_path / "idx")
@@ -183,3 +196,124 @@ def test_index_of_other_rows_or_another_model_is_refused(tmp_path: Path, fake_en
     wide.dimension = 32
     with pytest.raises(ArtifactError, match="holds vectors of width 16, context gives 32"):
         WordIndex.open(tmp_path / "widx", encoder=wide)
+
+
+# Additions
+
+
+MORE = [
+    Document("e", "A muddy shore, a muddy bank.", {"year": 2020}),
+    Document("f", "So it was.", {"year": 2021}),
+    Document("g", "Money lent is money gone.", {"year": 2022}),
+]
+
+
+def rows_of(path: Path) -> dict[str, tuple[str, object]]:
+    """Every row of an index by its id: its word and metadata; the vectors must be those of the words."""
+    with WordIndex.open(path, encoder=ContextEncoder()) as index:
+        numbers = index.folder.numbers()
+        rows = [stored.row for stored in index.folder.store.get(numbers)]
+        usages = [Usage(row.text, row.start or 0, row.end or 0) for row in rows]
+        np.testing.assert_allclose(index.folder.take(numbers), ContextEncoder().encode_usages(usages), atol=1e-3)
+    check_folder(path)
+    return {row.id: (row.text[row.start : row.end], row.metadata) for row in rows}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"words": frozenset(["bank", "gone"])}, {"all_words": True}, {"max_per_word": None}, {"layer": 3}],
+)
+def test_added_sentences_give_the_rows_of_a_build_of_all(tmp_path: Path, choice: dict[str, object]) -> None:
+    layer = choice.pop("layer", None)
+    for name, documents in (("some", DOCUMENTS), ("all", [*DOCUMENTS, *MORE])):
+        counted = count_chosen(documents, WordChoice(**choice))  # type: ignore[arg-type]
+        build_word_index(documents, counted, encoder=ContextEncoder(), path=tmp_path / name, layer=layer)
+    met = add_sentences(tmp_path / "some", MORE, encoder=ContextEncoder())
+    expected = rows_of(tmp_path / "all")
+    assert rows_of(tmp_path / "some") == expected
+    wordless = sum(all(not name.startswith(f"{d.id}#") for name in expected) for d in MORE)
+    assert (met.added, met.without_rows, met.rows) == (3 - wordless, wordless, len(expected))
+    assert add_sentences(tmp_path / "some", [*DOCUMENTS, *MORE], encoder=ContextEncoder()).added == 0
+
+
+def test_updated_sentences_replace_those_of_the_build(tmp_path: Path) -> None:
+    build(tmp_path / "widx").close()
+    new = [Document("a", "The bank was dry.", {"year": 1}), Document("b", "So it was."), *DOCUMENTS[2:], MORE[1]]
+    met = add_sentences(tmp_path / "widx", new, encoder=ContextEncoder(), on_existing="update")
+    assert met.summary() == "2 updated, 2 unchanged, 1 without a word to index"
+    rows = rows_of(tmp_path / "widx")
+    assert {name: rows[name] for name in rows if name[0] in "abf"} == {
+        "a#4-8": ("bank", {"year": 1}),
+        "a#13-16": ("dry", {"year": 1}),
+    }
+
+
+def test_sampled_words_are_added_in_the_share_of_the_build(tmp_path: Path) -> None:
+    documents = [
+        Document(f"s{n}", f"a bank near shore {n % 3}, rarely {'muddy' if n < 9 else 'dry'}") for n in range(90)
+    ]
+    counted = count_chosen(documents[:60], WordChoice(max_per_word=20, seed=3))
+    assert counted.sampled == {"bank": 60, "near": 60, "shore": 60, "rarely": 60, "dry": 51}
+    choice = AddedWords.of(json.loads(json.dumps(counted.record)))
+    assert choice.record == counted.record
+    assert [choice.spans(d) for d in documents[:60]] == [counted.spans(d) for d in documents[:60]]
+    build_word_index(documents[:60], counted, encoder=ContextEncoder(), path=tmp_path / "widx")
+    add_sentences(tmp_path / "widx", [*documents[60:], Document("t", "muddy " * 30)], encoder=ContextEncoder())
+    rows = rows_of(tmp_path / "widx")
+    drawn = {f"{d.id}#{s.start}-{s.end}" for d in documents for s in counted.spans(d)}
+    assert {name for name in rows if name[0] == "s"} == drawn
+    assert sum(name[0] == "t" for name in rows) == 30  # not sampled by the build
+
+
+@pytest.mark.parametrize("choice", [{"min_count": 2}, {"max_count": 2}])
+def test_words_chosen_by_frequency_take_no_text(tmp_path: Path, choice: dict[str, int]) -> None:
+    build(tmp_path / "widx", **choice).close()
+    before = (tmp_path / "widx" / "manifest.json").read_bytes()
+    with pytest.raises(InvalidInputError, match="were chosen by frequency .* only a build counts: build it again"):
+        add_sentences(tmp_path / "widx", MORE, encoder=ContextEncoder())
+    assert (tmp_path / "widx" / "manifest.json").read_bytes() == before
+
+
+def test_choice_that_an_older_ctxembed_kept_takes_no_text() -> None:
+    record = dict(count_chosen(DOCUMENTS, WordChoice()).record)
+    del record["words"], record["sampled"]
+    with pytest.raises(InvalidInputError, match="does not know which words were chosen .* build it again"):
+        AddedWords.of(record)
+
+
+def test_other_choices_of_words_do_not_mix(tmp_path: Path) -> None:
+    build(tmp_path / "widx", words=frozenset(["bank"])).close()
+    with pytest.raises(InvalidInputError, match="were chosen otherwise: add sentences with `ctxembed index add`"):
+        add_documents(tmp_path / "widx", MORE, encoder=ContextEncoder())
+    record = count_chosen(DOCUMENTS, WordChoice()).record
+    with pytest.raises(InvalidInputError, match="were chosen otherwise"):
+        add_documents(tmp_path / "widx", MORE, encoder=ContextEncoder(), selection=AddedWords.of(record))
+    everything = embed_corpus(MORE, encoder=ContextEncoder(), path=tmp_path / "v", unit="word")
+    with pytest.raises(ArtifactError, match="were chosen otherwise than those of the vectors: add the text itself"):
+        add_vectors(tmp_path / "widx", everything)
+    options = {"settings": everything.settings, "dimension": 16, "path": tmp_path / "all"}
+    SemanticSearch.build_from_vectors(everything.iter_parts(), **options).close()
+    with pytest.raises(InvalidInputError, match="holds no chosen words: add documents to it"):
+        add_sentences(tmp_path / "all", MORE, encoder=ContextEncoder())
+
+
+def test_vectors_of_the_same_choice_are_added(tmp_path: Path) -> None:
+    build(tmp_path / "widx", words=frozenset(["bank", "lent"])).close()
+    choice = AddedWords.of(IndexManifest.read(tmp_path / "widx").settings["words"])
+    vectors = embed_corpus(MORE, encoder=ContextEncoder(), path=tmp_path / "v", unit="word", selection=choice)
+    assert add_vectors(tmp_path / "widx", vectors).summary() == "2 added"
+    assert set(rows_of(tmp_path / "widx")) >= {"e#23-27", "g#6-10"}
+
+
+def test_interrupted_addition_of_sentences_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path / "widx").close()
+
+    def fail(*_: object) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexManifest, "publish", fail)
+        with pytest.raises(OSError):
+            add_sentences(tmp_path / "widx", MORE, encoder=ContextEncoder())
+    met = add_sentences(tmp_path / "widx", MORE, encoder=ContextEncoder(), resume=True)
+    assert met.summary() == "2 added, 1 without a word to index"

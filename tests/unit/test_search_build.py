@@ -159,6 +159,71 @@ def test_failed_overwrite_leaves_the_old_index(built, tmp_path, fake_encoder):
         assert len(search.search("river", k=100)) == 40
 
 
+def damaged(folder, change):
+    """Change the bytes of a manifest."""
+    (folder / "manifest.json").write_bytes(change((folder / "manifest.json").read_bytes()))
+    with pytest.raises(ArtifactError):
+        SemanticSearch.open(folder)
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut off": lambda data: data[:99],
+    "another byte": lambda data: data.replace(b'"rows": 40', b'"rows": 41'),
+    "no text": lambda data: b"\xff" + data,
+    "a later version": lambda data: data.replace(b'"version": 2', b'"version": 9'),
+    "a damaged index of format 1": lambda data: b'{"format": "ctxembed-index", "version": 1}',
+}
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+def test_index_with_a_damaged_manifest_is_replaced_by_overwrite(built, tmp_path, fake_encoder, change):
+    damaged(tmp_path / "i", change)
+    with pytest.raises(InvalidInputError, match=r"an index (that cannot be read|of an older format): --overwrite"):
+        SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=tmp_path / "i")
+    with SemanticSearch.build(DOCUMENTS[:3], encoder=fake_encoder, path=tmp_path / "i", overwrite=True) as search:
+        assert (len(search), search.manifest.generation) == (3, 2)
+    assert names(tmp_path / "i") == ["manifest.json", "rows.2.sqlite", "vectors.2.faiss"]
+
+
+def test_failed_overwrite_of_a_damaged_index_says_why_and_leaves_its_files(built, tmp_path, fake_encoder, monkeypatch):
+    damaged(tmp_path / "i", DAMAGE["cut off"])
+    before = {name: (tmp_path / "i" / name).read_bytes() for name in names(tmp_path / "i")}
+
+    def fail(*_):
+        raise KilledError
+
+    monkeypatch.setattr("ctxembed.index.manifest.IndexManifest.publish", fail)
+    with pytest.raises(KilledError):
+        SemanticSearch.build(DOCUMENTS[:3], encoder=fake_encoder, path=tmp_path / "i", overwrite=True)
+    assert names(tmp_path / "i") == [".building", *before]
+    assert all((tmp_path / "i" / name).read_bytes() == data for name, data in before.items())
+
+
+@pytest.mark.parametrize(
+    "change, files, message",
+    [
+        (lambda data: data.replace(b"ctxembed-index", b"another-index"), [], "has format 'another-index'"),
+        (lambda data: b"[1]", [], "has format"),
+        (lambda data: b"{", ["thesis.txt"], "is damaged"),
+    ],
+)
+def test_manifest_that_may_be_somebody_elses_is_not_overwritten(built, tmp_path, fake_encoder, change, files, message):
+    damaged(tmp_path / "i", change)
+    for name in files:
+        (tmp_path / "i" / name).touch()
+    before = names(tmp_path / "i")
+    with pytest.raises(ArtifactError, match=message):
+        SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=tmp_path / "i", overwrite=True)
+    assert names(tmp_path / "i") == before
+
+
+def test_damaged_manifest_alone_is_not_overwritten(tmp_path, fake_encoder):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        SemanticSearch.build(DOCUMENTS, encoder=fake_encoder, path=tmp_path, overwrite=True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_folder_with_other_things_is_refused(tmp_path, fake_encoder, overwrite):
     (tmp_path / "thesis.txt").touch()

@@ -174,6 +174,35 @@ def test_condition_on_a_column_that_no_row_has_is_refused(search, mode):
         search.search(QUERY, mode=mode, where="yaer > 1990")
 
 
+SHADOWING = [Document(f"s{n}", WORDS[n], {"word": WORDS[-n], "start": n, "end": n + 2, "text": "x"}) for n in range(9)]
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+@pytest.mark.parametrize("few, overfetch", [(5000, 1), (0, 1), (0, 10**6)])
+@pytest.mark.parametrize(
+    "where, numbers",
+    [
+        ("word = 'debt' or word = 'fish'", [1, 3]),
+        ("start >= 2 and end < 7", [2, 3, 4]),
+        ("text = 'bank'", [1]),
+        ("\"text\" = 'x'", list(range(9))),
+    ],
+)
+def test_names_of_words_are_metadata_columns_of_whole_texts(
+    tmp_path, encoder, monkeypatch, where, numbers, mode, few, overfetch
+):
+    monkeypatch.setattr(folder_module, "FEW_ROWS", few)
+    monkeypatch.setattr(candidates_module, "OVERFETCH", overfetch)
+    with SemanticSearch.build(SHADOWING, encoder=encoder, path=tmp_path / "s") as search:
+        hits = search.search(" ".join(WORDS[:9]), mode=mode, where=where)
+        assert sorted(ids(hits)) == [f"s{n}" for n in numbers]
+
+
+def test_name_of_words_that_no_whole_text_has_is_refused(search):
+    with pytest.raises(InvalidInputError, match="has a column 'word': there are: even, n, year"):
+        search.search(QUERY, where="word = 'bank'")
+
+
 # Thresholds
 
 
@@ -182,6 +211,44 @@ def test_rows_below_the_least_cosine_are_left_out(search, cosines):
     assert set(ids(hits)) == {name for name, cosine in cosines.items() if cosine >= 0.5} != set(cosines)
     both = search.search(QUERY, k=60, min_score=0.5, mode="hybrid")
     assert set(ids(both)) == set(ids(hits))
+
+
+class TwoSidedEncoder:
+    """Texts with the word "bright" are near the query "lamp", in groups of five equal ones; no others are."""
+
+    name, dimension, fingerprint = "two sides", 16, "2" * 64
+
+    def encode(self, texts, *, prompt=None):
+        vectors = np.zeros((len(texts), 16), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            number = int(word_forms(text)[-1]) // 5 if " " in text else 0
+            vector[:] = np.random.default_rng(number).normal(0, 0.1, 16)
+            vector[0] = 1 if text == "lamp" or "bright" in text else -1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """As many rows with the word of the query as are near its vector, and none is both."""
+    documents = [Document(f"{side}{n}", f"{side} {n}") for n in range(250) for side in ("bright", "lamp")]
+    with SemanticSearch.build(documents, encoder=TwoSidedEncoder(), path=tmp_path / "sides") as search:
+        yield search
+
+
+@pytest.mark.parametrize("k", [10, 100, 150])
+def test_threshold_leaves_as_many_hybrid_hits_as_there_are(sides, k):
+    hits = sides.search("lamp", mode="hybrid", k=k, min_score=0.5)
+    assert len(hits) == k
+    assert [hit.cosine for hit in hits] == pytest.approx([hit.cosine for hit in sides.search("lamp", k=k)], abs=1e-6)
+    assert len(sides.search("lamp", mode="hybrid", k=400, min_score=0.5)) == 250
+
+
+@pytest.mark.parametrize("mode", ["dense", "hybrid"])
+def test_folding_goes_on_behind_a_threshold(sides, mode):
+    hits = sides.search("lamp", mode=mode, k=40, min_score=0.5, fold=0.9999)
+    assert len(hits) == 40
+    assert all(hit.cosine > 0.5 for hit in hits)
+    assert len(sides.search("lamp", mode=mode, k=60, min_score=0.5, fold=0.9999)) == 50
 
 
 def test_percentile_is_the_share_of_random_pairs_that_are_less_alike(search, encoder, cosines):

@@ -73,7 +73,7 @@ def test_adding_nothing_adds_nothing(store):
 @pytest.mark.parametrize("first", [[], ROWS])
 def test_duplicate_id_is_named_and_nothing_is_added(store, first):
     store.add(first)
-    with pytest.raises(InvalidInputError, match="id 'b' occurs twice: --on-duplicate skip keeps the first"):
+    with pytest.raises(InvalidInputError, match="id 'b' occurs twice: leave one out, or let `index"):
         store.add([Row("new", "x"), Row("b", "1"), Row("b", "2")])
     assert len(store) == len(first)
 
@@ -185,7 +185,17 @@ def test_words_share_their_text_and_have_ids_of_their_own(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, numbers", [("t", [0, 1]), ("t#4-7", [1]), ("t#4-8", []), ("u", [2]), ("#", []), ("", [])]
+    "name, numbers",
+    [
+        ("t", [0, 1]),
+        ("t#4-7", [1]),
+        ("t#4-8", []),
+        ("t#04-7", []),
+        ("t#4-99999999999999999999", []),
+        ("u", [2]),
+        ("#", []),
+        ("", []),
+    ],
 )
 def test_numbers_of_a_word_or_of_all_words_of_a_text(store, name, numbers):
     store.add(WORDS)
