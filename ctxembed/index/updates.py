@@ -18,7 +18,7 @@ from ctxembed.index.changes import Parts, change, locked, model_record
 from ctxembed.index.folder import IndexFolder, check_encoder
 from ctxembed.index.manifest import ADDING
 from ctxembed.index.records import IndexRecord
-from ctxembed.runtime import existing, sha256_file
+from ctxembed.runtime import batched, existing, sha256_file
 from ctxembed.store import StoredText, by_text, content_hash, metadata_json, text_id
 from ctxembed.types import Document
 from ctxembed.units import AnyEncoder, Selection, embed_corpus, has_rows
@@ -265,8 +265,7 @@ def _to_embed(
     gives_rows: Callable[[Document], bool],
 ) -> Iterator[Document]:
     """Yield the documents whose text is new here; what becomes of the others is noted."""
-    stream = iter(documents)
-    while batch := list(itertools.islice(stream, _BATCH)):
+    for batch in batched(documents, _BATCH):
         known = folder.store.known_texts([document.id for document in batch])
         for document in batch:
             if document.id not in known and not gives_rows(document):
