@@ -14,7 +14,9 @@ test: .venv/installed-dev
 # Changes to an index, killed at random moments: KILLS times for each kind.
 KILLS ?= 300
 torture: .venv/installed-dev
-	$(BIN)/python tests/learning/test_index_killed.py $(KILLS) | tee data/results/torture.txt
+	$(BIN)/python tests/learning/test_index_killed.py $(KILLS) > data/results/torture.new
+	mv data/results/torture.new data/results/torture.txt
+	cat data/results/torture.txt
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -211,10 +211,10 @@ def load_model(model: str | None, *, kind: str = "encoder") -> Checkpoint:
         InvalidInputError: For what has no attention that could be opened.
     """
     from ctxembed.model.checkpoint import load_checkpoint
-    from ctxembed.runtime import default_model
+    from ctxembed.runtime import model_folder
 
     if model is not None and model.startswith("hf:"):
         raise InvalidInputError(f"{model} runs in another library: make it a model of ctxembed with `ctxembed import`")
     if model is not None and (Path(model) / "words.txt").exists():
         raise InvalidInputError(f"{model} holds static vectors: a lookup attends to nothing, name a trained model")
-    return load_checkpoint(model or default_model(kind))
+    return load_checkpoint(model_folder(model, kind))

@@ -183,7 +183,7 @@ def speed(
     from ctxembed.evaluation.peers import open_peers
     from ctxembed.evaluation.speed import OTHER_WAYS, SpeedTrial, compare_speed, own_models, speed_rows, write_speed
     from ctxembed.model.checkpoint import load_checkpoint
-    from ctxembed.runtime import data_directory, default_model
+    from ctxembed.runtime import data_directory, model_folder
 
     refuse_idle(("device",), "here: speed is timed on the CPU")
     if not inputs:
@@ -196,8 +196,8 @@ def speed(
         refuse_idle(("weights",), "without another library: name one with --against")
     sources = inputs or (str(data_directory() / "corpora" / "sample.txt"),)
     sentences = list(texts(open_corpus(sources, reading)))
-    paths = models or (os.environ.get("CTXEMBED_MODEL") or default_model("encoder"),)
-    own = own_models([load_checkpoint(path) for path in paths])
+    chosen = models or (os.environ.get("CTXEMBED_MODEL"),)
+    own = own_models([load_checkpoint(model_folder(name or None)) for name in chosen])
     results = []
     with open_peers(others, own[0].checkpoint, weights) as opened:
         for each in compare_speed(own, opened, sentences, trial=settings, ways=peers, tell=say):

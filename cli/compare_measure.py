@@ -37,9 +37,9 @@ def print_cues(encoder: UsageEncoder, *, model: str | None, layer: int | None, o
     from ctxembed.embedder import Embedder
     from ctxembed.evaluation.cues import load_cues, measure_cues
     from ctxembed.model.checkpoint import load_checkpoint
-    from ctxembed.runtime import default_model
+    from ctxembed.runtime import model_folder
 
-    checkpoint = load_checkpoint(model or default_model("encoder")) if isinstance(encoder, Embedder) else None
+    checkpoint = load_checkpoint(model_folder(model)) if isinstance(encoder, Embedder) else None
     rates = measure_cues(load_cues(), encoder, layer=layer, checkpoint=checkpoint)
     rows: list[dict[str, Any]] = [{"system": encoder.name} | asdict(rate) for rate in rates]
     if output_format == "json":

@@ -65,7 +65,8 @@ model_option = click.option(
     "--model",
     envvar="CTXEMBED_MODEL",
     metavar="FOLDER",
-    help="Model folder, or hf:FOLDER for a Hugging Face one; the one that ships by default. [env: CTXEMBED_MODEL]",
+    help="Model folder, or hf:FOLDER for a Hugging Face one; the one that ships by default, or as `default`. [env: "
+    "CTXEMBED_MODEL]",
 )
 seed_option = click.option(
     "--seed",
@@ -303,10 +304,10 @@ layer_option = click.option(
 
 def load_static(path: str | None) -> StaticVectors:
     """Load the static vectors that --static names, or those that ship."""
-    from ctxembed.runtime import default_model
+    from ctxembed.runtime import model_folder
     from ctxembed.static import StaticVectors
 
-    return StaticVectors.load(path or default_model("static"))
+    return StaticVectors.load(model_folder(path, "static"))
 
 
 def load_any(model: str | None, *, device: str = "auto", on_long: str = "window") -> Encoder:

@@ -185,7 +185,7 @@ def _twin(
 ) -> StaticVectors:
     from ctxembed.lookups import static_twin
 
-    encoder = load_any(None if model == "default" else model, device=device)
+    encoder = load_any(model, device=device)
     vectors = static_twin(
         encoder,
         documents,

@@ -30,7 +30,7 @@ models_option = click.option(
     "models",
     multiple=True,
     metavar="FOLDER",
-    help="Model or static vectors, repeatable; the model that ships by default. [env: CTXEMBED_MODEL]",
+    help="Model or static vectors, repeatable; the model that ships by default, or as `default`. [env: CTXEMBED_MODEL]",
 )
 against_option = click.option(
     "--against",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ctxembed.config import PRESETS, check
-from ctxembed.runtime import DEFAULT_MODEL
 
 from .options import (
     hardware_options,
@@ -293,7 +292,7 @@ def report_targets(targets: VectorTargets | LiveTargets, given: Preparation) -> 
 
 
 def _teacher(name: str | None) -> Any:
-    return None if name is None else load_any(None if name == DEFAULT_MODEL else name)
+    return None if name is None else load_any(name)
 
 
 def teacher_folders(paths: Sequence[str | Path], *, units: tuple[str, ...]) -> list[VectorFolder]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
-from ctxembed.runtime import default_model
+from ctxembed.runtime import model_folder
 from ctxembed.text import word_spans
 from ctxembed.tokenizer import TokenIds, token_ranges
 from ctxembed.types import Layer, LongTexts, Scalar, Span, Usage, Vectors
@@ -80,7 +80,7 @@ class Embedder:
     def load(
         cls, path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto", on_long: OnLong = "window"
     ) -> Embedder:
-        """Load a model folder; without a path, the model that ships. Nothing is ever downloaded.
+        """Load a model folder; without a path, or for "default", the model that ships. Nothing is ever downloaded.
 
         Raises:
             MissingInputError: If the folder does not exist.
@@ -88,8 +88,7 @@ class Embedder:
         """
         from ctxembed.model.checkpoint import load_checkpoint
 
-        folder = default_model("encoder") if path is None else Path(path)
-        return cls(load_checkpoint(folder), device=device, dtype=dtype, on_long=on_long)
+        return cls(load_checkpoint(model_folder(path)), device=device, dtype=dtype, on_long=on_long)
 
     @property
     def name(self) -> str:

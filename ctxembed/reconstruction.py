@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ctxembed.config import check
 from ctxembed.embedder import Embedder, OnLong
 from ctxembed.errors import InvalidInputError
-from ctxembed.runtime import default_model
+from ctxembed.runtime import model_folder
 from ctxembed.types import Vectors
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Reconstructor:
         """
         from ctxembed.model.checkpoint import load_checkpoint
 
-        folder = default_model("denoiser") if path is None else Path(path)
-        return cls(load_checkpoint(folder), device=device, dtype=dtype, on_long=on_long)
+        return cls(load_checkpoint(model_folder(path, "denoiser")), device=device, dtype=dtype, on_long=on_long)
 
     def reconstruct(
         self, texts: Sequence[str], *, beam: int = 1, max_length: int | None = None

@@ -285,8 +285,17 @@ def _processor_name() -> str:
     return platform.processor()
 
 
+def model_folder(name: str | Path | None, kind: str = "encoder") -> Path:
+    """Return the folder that a name stands for: that of the model which ships for None or ``DEFAULT_MODEL``.
+
+    Raises:
+        MissingInputError: If this installation ships none of that kind.
+    """
+    return default_model(kind) if name is None or name == DEFAULT_MODEL else Path(name)
+
+
 def default_model(kind: str) -> Path:
-    """Return the folder of a model that ships: ``encoder`` or ``static``.
+    """Return the folder of a model that ships: ``encoder``, ``static`` or ``denoiser``.
 
     Raises:
         MissingInputError: If this installation has none.

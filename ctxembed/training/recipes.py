@@ -33,7 +33,7 @@ from ctxembed.corpus import Corpus, prepare_documents
 from ctxembed.errors import CtxEmbedError, InvalidInputError
 from ctxembed.model.checkpoint import load_checkpoint
 from ctxembed.readers import ReadOptions
-from ctxembed.runtime import DEFAULT_MODEL, default_model, existing
+from ctxembed.runtime import DEFAULT_MODEL, existing, model_folder
 from ctxembed.tokenizer import SubwordTokenizer, TokenizerConfig
 from ctxembed.training import plans
 from ctxembed.training.objectives.base import Objective
@@ -235,8 +235,7 @@ def _start(
     if (source := model.pop("from", None)) is not None:
         check(not tokenizer, "[tokenizer] does nothing with a model to go on from: its own is kept")
         check(not model, f"{', '.join(model)} cannot be changed in a model to go on from: leave it out")
-        folder = default_model("encoder") if source == DEFAULT_MODEL else Path(_path(source, around.base))
-        initial = load_checkpoint(folder)
+        initial = load_checkpoint(model_folder(source if source == DEFAULT_MODEL else _path(source, around.base)))
         check(
             initial.decoder is None or not mapping.get("decoder"),
             f"[decoder] does nothing with {initial.name}: it has a decoder, which is kept",

@@ -281,7 +281,7 @@ PY
 }
 
 adapt() { # the model that ships goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest
-  export CORPUS MODEL="$encoder" OUT="$RUN/adapt"
+  local -x CORPUS="$CORPUS" MODEL="$encoder" OUT="$RUN/adapt"
   python3 "$here/adapt/split.py" "$CORPUS/pairs/computing_dictionary.jsonl.zst" "$OUT"
   local recipe set systems=(-m "$encoder" -m "$OUT/pairs" -m "$OUT/kept")
   for recipe in pairs kept; do

@@ -257,6 +257,11 @@ def test_speed_offers_every_peer_that_there_is() -> None:
     assert (*OTHER_WAYS, *PEERS) == SPEED_PEERS
 
 
+def test_the_model_that_ships_has_a_name(data: Path, model: Path) -> None:
+    call = ("words", "--data", data, "-m", "default", "-m", model, "--format", "json")
+    assert [row["system"] for row in json.loads(bench(*call).stdout)] == ["ctxembed-small", "line"]
+
+
 def test_training_takes_no_precision_that_it_would_ignore() -> None:
     outcome = CliRunner().invoke(ctxembed, ["bench", "training", "text.txt", "--precision", "float32"])
     assert outcome.exit_code == 2

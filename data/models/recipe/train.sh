@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains both models that ship, from nothing: some seven hours of two cores without AMX, and ten minutes of a GPU; `ctxembed` steps can be killed and run again with --resume.
+# Trains the encoder and the static vectors that ship, from nothing: some seven hours of two cores without AMX, and ten minutes of a GPU; `ctxembed` steps can be killed and run again with --resume.
 #   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/*.jsonl.zst)
 #   SEMCOR    sentences with senses, jsonl (docs/formats.md)
 #   TEACHERS  folder with all-MiniLM-L6-v2 and all-mpnet-base-v2 (Hugging Face folders, safetensors)
