@@ -105,7 +105,7 @@ def add_documents(
     with locked(path, wait=wait), IndexFolder.open(path) as folder:
         _check_maker(folder, encoder, selection)
         if restart or not _is_interrupted(waiting, folder):
-            shutil.rmtree(waiting, ignore_errors=True)
+            _discard(waiting)
         elif not resume:
             raise InvalidInputError(
                 f"{path} holds an interrupted addition: continue it with --resume, or discard it with --restart"
@@ -128,7 +128,7 @@ def add_documents(
         )
         parts = vectors.iter_parts() if len(vectors) else None
         _carry_out(folder, met, parts, len(vectors), on_existing, added=sha256_file(waiting / MANIFEST))
-        shutil.rmtree(waiting, ignore_errors=True)
+        _discard(waiting)
     return met
 
 
@@ -163,6 +163,12 @@ def _is_interrupted(waiting: Path, folder: IndexFolder) -> bool:
     """Tell whether the vectors of an addition wait; those that are in the index were only not removed any more."""
     manifest = waiting / MANIFEST  # written before anything else
     return manifest.exists() and sha256_file(manifest) != folder.manifest.added
+
+
+def _discard(waiting: Path) -> None:
+    """Remove what waits, the manifest first: if that is all that happens, what is left counts for nothing."""
+    (waiting / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(waiting, ignore_errors=True)
 
 
 def _carry_out(

@@ -29,6 +29,7 @@ from ctxembed.index import updates as index_updates
 from ctxembed.index.changes import compact_folder, delete_rows
 from ctxembed.index.folder import check_folder
 from ctxembed.index.kinds import IndexOptions
+from ctxembed.index.manifest import ADDING
 from ctxembed.index.updates import add_documents
 from ctxembed.search import SemanticSearch
 from ctxembed.types import Document
@@ -138,6 +139,12 @@ def killed(change, path, seconds):
     return code == 0
 
 
+def leftover(path):
+    """Tell apart the interrupted additions that may lie beside an index."""
+    file = path / ADDING / "manifest.json"
+    return (file.stat().st_ino, file.stat().st_mtime_ns) if file.exists() else None
+
+
 def torture(path, rounds, *, seed, kind, names=("add", "update", "delete", "delete where", "compact")):
     """Kill changes at random moments.
 
@@ -152,6 +159,7 @@ def torture(path, rounds, *, seed, kind, names=("add", "update", "delete", "dele
         (name, change, after), addition = planned(chance, names, model, interrupted)
         most = longest.setdefault(name, 200)
         moment = chance.randrange(most)
+        waiting = leftover(path)
         done = killed(change, path, moment / 1000)
         if done:
             longest[name] = max(10, most * 19 // 20)
@@ -161,7 +169,11 @@ def torture(path, rounds, *, seed, kind, names=("add", "update", "delete", "dele
         assert found in ((after,) if done else (model, after)), f"{name}: neither the old rows nor the new ones"
         outcome = "done before the kill" if done else "new rows" if found == after != model else "old rows"
         seen[f"{name}: {outcome}"] += 1
-        model, interrupted = found, None if done else addition
+        model = found
+        if done or addition is None:
+            interrupted = None
+        elif leftover(path) != waiting:  # else nothing was begun, and what was interrupted before still waits
+            interrupted = addition
     return seen
 
 

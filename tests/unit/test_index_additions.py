@@ -238,7 +238,7 @@ def killed_after_publishing(path, documents, encoder, monkeypatch, **options):
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_updates.shutil, "rmtree", lambda folder, **_: kill() if folder.exists() else None)
+        patch.setattr(index_updates, "_discard", lambda folder: kill() if folder.exists() else None)
         with pytest.raises(KilledError):
             add_documents(path, documents, encoder=encoder, **options)
     assert ".adding" in names(path)
