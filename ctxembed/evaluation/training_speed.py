@@ -268,6 +268,7 @@ def _theirs(
             data_collator=_Collator(tokenizer, trial.seed),
             callbacks=[Ticking()],
         )
+        trainer.remove_callback(transformers.PrinterCallback)  # stdout is for the figures
         trainer.train()
     model.float().eval()
 
