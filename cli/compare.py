@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ctxembed.calibration import Calibration
-    from ctxembed.corpus import ReadOptions
+    from ctxembed.corpus import Corpus, ReadOptions
     from ctxembed.meaning.compare import Findings, LayerSimilarities
     from ctxembed.meaning.occlusion import Occlusion
     from ctxembed.meaning.usages import Background
@@ -189,9 +189,12 @@ def compare(
         refuse_idle(READING, "without --corpus or --file")
     if measure and (uses or file or corpus):
         raise click.UsageError("--measure uses the sets that ship: leave uses, --file and --corpus out")
+    if [*uses, str(file), *corpus].count("-") > 1:
+        raise click.UsageError("- is given more than once, and stdin can be read once: name a file for the other")
+    opened = open_corpus(corpus, reading) if corpus else None
     usages = []
     if not measure:
-        usages = gather(uses, word=word, file=file, corpus=corpus, most=max_uses, reading=reading, seed=seed)
+        usages = gather(uses, word=word, file=file, corpus=opened, most=max_uses, reading=reading, seed=seed)
     encoder = load_any(model, device=device)
     if measure == "why":
         print_cues(encoder, model=model, layer=layer, output_format=output_format)
@@ -201,7 +204,7 @@ def compare(
         print_reliability([encoder] if lookup is None else [encoder, lookup], layer=layer, output_format=output_format)
         return
     needed = wanted["nearest"] or not wanted["raw"]
-    documents = background_documents(corpus, reading, seed=seed) if needed else None
+    documents = background_documents(opened, seed=seed) if opened is not None and needed else None
     found = find_out(
         usages,
         encoder=encoder,
@@ -226,7 +229,7 @@ def gather(
     *,
     word: str | None,
     file: Path | None,
-    corpus: tuple[str, ...],
+    corpus: Corpus | None,
     most: int,
     reading: ReadOptions,
     seed: int,
@@ -236,26 +239,23 @@ def gather(
         refuse_idle(("max_uses",), "with uses that are given: they are all compared")
         given = [read_usage(use, word) for use in expand_stdin(uses)]
         return given + ([] if file is None else file_usages(file, word, reading))
-    if not corpus or word is None:
+    if corpus is None or word is None:
         raise click.UsageError(
             'nothing to compare: give uses such as "the [bank] of the river", or --file, or --corpus and --word'
         )
-    usages, count = corpus_usages(open_corpus(corpus, reading), word, most=most, seed=seed)
+    usages, count = corpus_usages(corpus, word, most=most, seed=seed)
     if count > len(usages):
         say(f"{len(usages)} of the {count:,} documents with {word!r}, drawn with seed {seed}")
     return usages
 
 
-def background_documents(corpus: tuple[str, ...], reading: ReadOptions, *, seed: int) -> Iterable[Document] | None:
-    """Return the documents of the corpus given, or a sample of a large one; None stands for what ships."""
+def background_documents(corpus: Corpus, *, seed: int) -> Sequence[Document]:
+    """Return the documents of the corpus given, or a sample of a large one."""
     from ctxembed.corpus import sample_documents
 
-    if not corpus:
-        return None
-    opened = open_corpus(corpus, reading)
-    documents = sample_documents(opened, size=MOST_BACKGROUND, seed=seed)
-    if len(documents) < opened.counts.documents:
-        say(f"the background is a sample of {len(documents):,} of {opened.counts.documents:,} documents")
+    documents = sample_documents(corpus, size=MOST_BACKGROUND, seed=seed)
+    if len(documents) < corpus.counts.documents:
+        say(f"the background is a sample of {len(documents):,} of {corpus.counts.documents:,} documents")
     return documents
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctxembed.model.checkpoint import Checkpoint
+    from ctxembed.model.decoder import TransformerDecoder
+    from ctxembed.model.embeddings import TokenEmbedding
+    from ctxembed.tokenizer import SubwordTokenizer
 
 BATCH_PREFIXES = 256
 """Prefixes continued together: bounds the memory, M x V numbers."""
@@ -155,14 +158,12 @@ class Reconstructor:
         """Log-probabilities of the next token; the prefix is computed anew each time, sentences being short."""
         import torch
 
-        tokenizer = self.embedder.tokenizer
         with torch.inference_mode():
             ids = torch.from_numpy(prefixes).to(self._device)  # (M, T)
             own = memory[torch.from_numpy(rows).to(self._device)]  # (M, 1, D)
-            hidden = self._decoder(ids, own, embedding=self._embedding).hidden[:, -1]  # (M, D)
-            logits = self._decoder.logits(hidden, self._embedding.tokens.weight)  # (M, V)
-            logits[:, [tokenizer.pad_id, tokenizer.cls_id, tokenizer.mask_id]] = float("-inf")
-            logits[:, len(tokenizer) :] = float("-inf")  # rows of the table that no token has
+            logits = next_token_logits(
+                self._decoder, ids, own, embedding=self._embedding, tokenizer=self.embedder.tokenizer
+            )
             result: NDArray[np.float32] = logits.log_softmax(dim=-1).cpu().numpy()
         return result
 
@@ -182,6 +183,35 @@ class Reconstructor:
         usable = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
         for number in np.flatnonzero(~usable)[:1]:
             raise InvalidInputError(f"vector number {number} is zero or not finite: it has no direction, leave it out")
+
+
+def next_token_logits(
+    decoder: TransformerDecoder,
+    prefixes: Tensor,
+    memory: Tensor,
+    *,
+    embedding: TokenEmbedding,
+    tokenizer: SubwordTokenizer,
+    need_weights: bool = False,
+) -> Tensor:
+    """Score every token as the next one of each prefix; those that are never written have -inf.
+
+    Args:
+        decoder: Of the model.
+        prefixes: int64 (M, T), the start included.
+        memory: (M, 1, D), ``sentence_memory``.
+        embedding: The encoder's.
+        tokenizer: Of the model.
+        need_weights: Take the written-out path of attention, as one who looks on needs.
+
+    Returns:
+        (M, V).
+    """
+    hidden = decoder(prefixes, memory, embedding=embedding, need_weights=need_weights).hidden[:, -1]  # (M, D)
+    logits = decoder.logits(hidden, embedding.tokens.weight)  # (M, V)
+    logits[:, [tokenizer.pad_id, tokenizer.cls_id, tokenizer.mask_id]] = float("-inf")
+    logits[:, len(tokenizer) :] = float("-inf")  # rows of the table that no token has
+    return logits
 
 
 def beam_search(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import gzip
 import struct
-import warnings
+from array import array
 from collections.abc import Mapping, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -103,7 +104,7 @@ def word_format(path: Path) -> WordFormat:
         InvalidInputError: If it is none, or a pickle.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with _opened(path) as stream:
             head = stream.read(_HEAD)
     except (OSError, EOFError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): fetch or write it again") from error
@@ -138,17 +139,40 @@ def _read(path: Path, kind: WordFormat) -> tuple[list[str], Vectors, Subwords | 
             model = load_facebook_vectors(str(path))
             subwords = Subwords(model.vectors_ngrams, model.min_n, model.max_n) if model.bucket else None
             return model.index_to_key, model.vectors, subwords
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # gensim counts the lines of GloVe's files unclosed
-            table = KeyedVectors.load_word2vec_format(
-                str(path),
-                binary=kind == "word2vec binary",
-                no_header=kind == "GloVe text",
-                unicode_errors="replace",  # word2vec cuts long words in the middle of a character
-            )
+        if kind == "GloVe text":
+            return *_read_glove(path), None
+        table = KeyedVectors.load_word2vec_format(
+            str(path),
+            binary=kind == "word2vec binary",
+            unicode_errors="replace",  # word2vec cuts long words in the middle of a character
+        )
     except (ValueError, EOFError, OSError, KeyError, IndexError, struct.error, AssertionError) as error:
         raise ArtifactError(f"{path} is damaged, or no {kind} ({error}): fetch or write it again") from error
     return table.index_to_key, table.vectors, None
+
+
+def _read_glove(path: Path) -> tuple[list[str], Vectors]:
+    """Read GloVe text, where an entry may hold blanks, as ". . ." does: a line's last fields are its numbers.
+
+    Raises:
+        ValueError: If a line has fewer numbers than the first, or something else in their place.
+    """
+    entries: list[str] = []
+    numbers = array("f")
+    with _opened(path) as stream:
+        width = len(stream.readline().split()) - 1
+        stream.seek(0)
+        for line in stream:
+            entry, *fields = line.rstrip().rsplit(b" ", width)
+            if len(fields) < width:
+                raise ValueError(f"line {len(entries) + 1} has {len(fields)} numbers, the first {width}")
+            entries.append(entry.decode("utf-8", "replace"))
+            numbers.extend(map(float, fields))
+    return entries, np.frombuffer(numbers, dtype=np.float32).reshape(-1, width)
+
+
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _kept(entries: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ctxembed.config import NEW_ENCODER, PRESETS, EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping
 from ctxembed.model.checkpoint import Checkpoint
+from ctxembed.model.device import choose_dtype
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.runtime import require
 from ctxembed.tokenizer import SubwordTokenizer
@@ -66,6 +67,8 @@ class TrainingSpeed:
     """One contender's figures over all runs."""
 
     system: str
+    precision: str
+    """bfloat16 or float32: that of our Trainer on this machine, for all."""
     row_tokens: int
     tokens_per_second: float
     """Median over runs."""
@@ -129,11 +132,13 @@ def compare_training(
             figures = contend(replace(trial, seed=trial.seed + repeat))
             seen[name].append(figures)
             tell(f"{name}, run {repeat + 1}: {figures.speed:,.0f} tokens/s, held-out loss {figures.loss:.3f}")
+    precision = _precision()
     short = replace(trial, steps=PROFILED_FROM + PROFILED_STEPS, profile=True)
     for name, runs in seen.items():
         speeds = [figures.speed for figures in runs]
         yield TrainingSpeed(
             system=name,
+            precision=precision,
             row_tokens=rows.shape[1],
             tokens_per_second=statistics.median(speeds),
             lowest=min(speeds),
@@ -151,6 +156,13 @@ class _RunFigures:
     loss: float
     parameters: int
     profile: tuple[tuple[str, float], ...]
+
+
+def _precision() -> str:
+    """Return the number format that our Trainer computes in on this machine."""
+    import torch
+
+    return str(choose_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
 
 
 def _shape(trial: TrainingTrial, tokenizer: SubwordTokenizer, width: int) -> EncoderConfig:
@@ -201,7 +213,7 @@ def _ours(training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: Tr
 def _theirs(
     peer: Peer, training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: TrainingTrial
 ) -> _RunFigures:
-    """Run transformers' Trainer once, with BertForMaskedLM in bfloat16 autocast."""
+    """Run transformers' Trainer once, with BertForMaskedLM, in bfloat16 autocast where our Trainer has it."""
     import torch
 
     transformers = require("transformers", "interop")
@@ -240,7 +252,7 @@ def _theirs(
             weight_decay=0.01,
             adam_beta2=0.98,
             adam_epsilon=1e-6,
-            bf16=True,
+            bf16=_precision() == "bfloat16",
             use_cpu=True,
             save_strategy="no",
             logging_strategy="no",
@@ -256,6 +268,7 @@ def _theirs(
             data_collator=_Collator(tokenizer, trial.seed),
             callbacks=[Ticking()],
         )
+        trainer.remove_callback(transformers.PrinterCallback)  # stdout is for the figures
         trainer.train()
     model.float().eval()
 

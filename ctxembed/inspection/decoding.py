@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ctxembed.config import check
 from ctxembed.errors import InvalidInputError
@@ -20,6 +19,7 @@ from ctxembed.model.attention import causal_mask, rotary_angles
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.decoder import DecoderLayer, TransformerDecoder, sentence_memory
 from ctxembed.model.pooling import pool_sentences
+from ctxembed.reconstruction import next_token_logits
 
 LIKELIEST = 5
 
@@ -73,13 +73,20 @@ def decoder_step(model: Checkpoint, text: str, *, step: int = 4) -> DecoderStep:
         memory = sentence_memory(vector)  # (1, 1, D)
         while True:
             with recording(decoder.eval()) as record:
-                chances = _next(model, decoder, torch.tensor([written]), memory)  # (V,)
-            following = int(chances.argmax())
+                logits = next_token_logits(
+                    decoder,
+                    torch.tensor([written]),
+                    memory,
+                    embedding=model.encoder.embedding,
+                    tokenizer=tokenizer,
+                    need_weights=True,
+                )[0]  # (V,)
+            following = int(logits.argmax())
             if len(written) == step or following == tokenizer.sep_id:
                 break
             written.append(following)
         layers = _layers(record, decoder, len(written))
-    best = chances.topk(min(LIKELIEST, len(tokenizer)))
+    best = logits.softmax(dim=-1).topk(min(LIKELIEST, len(tokenizer)))
     return DecoderStep(
         text=text,
         tokens=tuple(map(tokenizer.token, written)),
@@ -95,16 +102,6 @@ def size_rows(step: DecoderStep) -> list[dict[str, int | float]]:
         {"layer": number} | {name: round(size, 6) for name, size in zip(names, layer.sizes, strict=True)}
         for number, layer in enumerate(step.layers, start=1)
     ]
-
-
-def _next(model: Checkpoint, decoder: TransformerDecoder, written: Tensor, memory: Tensor) -> Tensor:
-    """Return the probability of every token to come next, (V,); those that are never written have none."""
-    embedding, tokenizer = model.encoder.embedding, model.tokenizer
-    hidden = decoder(written, memory, embedding=embedding, need_weights=True).hidden[:, -1]  # (1, D)
-    logits = decoder.logits(hidden, embedding.tokens.weight)[0]  # (V,)
-    logits[[tokenizer.pad_id, tokenizer.cls_id, tokenizer.mask_id]] = float("-inf")
-    logits[len(tokenizer) :] = float("-inf")
-    return logits.softmax(dim=-1)
 
 
 def _layers(record: Record, decoder: TransformerDecoder, length: int) -> tuple[DecoderLayerSteps, ...]:

@@ -87,19 +87,10 @@ def scatter(points: NDArray[Any], *, texts: Sequence[str], groups: Sequence[str]
     return _figure(marks, caption, legend=names)
 
 
-def lines(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x_label: str,
-    y_label: str,
-    caption: str,
-    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-) -> Markup:
-    """Draw named series of (x, y) points, joined in the order given; intervals give each point a (low, high)."""
-    intervals = intervals or {}
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, caption: str) -> Markup:
+    """Draw named series of (x, y) points, joined in the order given."""
     points = np.array([pair for pairs in series.values() for pair in pairs], dtype=np.float64).reshape(-1, 2)
-    bounds = [value for pairs in intervals.values() for pair in pairs for value in pair]
-    extent = _extent(points[:, 0]), _extent(np.concatenate([points[:, 1], np.array(bounds, dtype=np.float64)]))
+    extent = _extent(points[:, 0]), _extent(points[:, 1])
     marks = _axes(*extent, x_label, y_label)
     for number, (name, pairs) in enumerate(series.items()):
         places = [(_scaled(x, extent[0], LEFT, WIDTH - 12), _height(y, extent[1])) for x, y in pairs]
@@ -108,9 +99,6 @@ def lines(
                 " ".join(f"{x:.1f},{y:.1f}" for x, y in places), _colour(number), _DASHES[number % len(_DASHES)]
             )
         )
-        marks += [
-            _bar_of_error(places[n][0], low, high, extent[1]) for n, (low, high) in enumerate(intervals.get(name, ()))
-        ]
         marks += [_point(*places[n], number, f"{name}: {x:g}, {y:.4g}") for n, (x, y) in enumerate(pairs)]
     return _figure(marks, caption, legend=list(series) if len(series) > 1 else [])
 
@@ -237,12 +225,6 @@ def _point(x: float, y: float, group: int, text: str) -> Markup:
     style = Markup(' fill="{}" fill-opacity=".85"').format(_colour(group))
     shape = Markup(_SHAPES[group % len(_SHAPES)]).format(style, Markup("<title>{}</title>").format(text))
     return Markup('<g transform="translate({:.1f} {:.1f})" tabindex="0">{}</g>').format(x, y, shape)
-
-
-def _bar_of_error(x: float, low: float, high: float, extent: tuple[float, float]) -> Markup:
-    return Markup('<path d="M{:.1f} {:.1f}V{:.1f}" stroke="currentColor" stroke-opacity=".6"/>').format(
-        x, _height(low, extent), _height(high, extent)
-    )
 
 
 def _axes(across: tuple[float, float], up: tuple[float, float], x_label: str, y_label: str) -> list[Markup]:

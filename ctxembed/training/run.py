@@ -49,8 +49,6 @@ class Run:
     """Called after every step."""
     tell: Callable[[str], None] | None = None
     """Called with a line about what was prepared, and about a budget."""
-    evaluate: Callable[[Checkpoint], Mapping[str, float]] | None = None
-    """Measures the model at every evaluation."""
     notes: Mapping[str, Any] | None = None
     """What to keep in training.json beside the settings (the names of the inputs, say)."""
     started: float = field(default_factory=time.perf_counter)
@@ -164,9 +162,8 @@ def _fit(
     )
     if run.resume:
         trainer.resume()
-    evaluate = None if run.evaluate is None else (lambda measure=run.evaluate: measure(model))
     try:
-        progress = trainer.fit(report=run.report, evaluate=evaluate, tell=run.tell)
+        progress = trainer.fit(report=run.report, tell=run.tell)
     except DivergedError as error:
         raise InvalidInputError(f"{error}; {_keep_last_good(trainer, model, folder, run)}") from error
     held_out = trainer.held_out or trainer.evaluate()  # a run that was killed after its last step takes none

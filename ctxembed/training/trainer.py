@@ -116,18 +116,11 @@ class Trainer:
         self._optimiser = self._make_optimiser()
         self._started = time.perf_counter() if started is None else started
 
-    def fit(
-        self,
-        *,
-        report: Report | None = None,
-        evaluate: Callable[[], Mapping[str, float]] | None = None,
-        tell: Callable[[str], None] | None = None,
-    ) -> Progress:
+    def fit(self, *, report: Report | None = None, tell: Callable[[str], None] | None = None) -> Progress:
         """Train from where the run stands until its steps are done or its time is up.
 
         Args:
             report: Called after every step with its line of metrics.jsonl and ``done``, the part of the run behind it.
-            evaluate: Measures something else at every evaluation; its figures join metrics.jsonl.
             tell: Called with a budget's forecast, and with what became of it.
 
         Returns:
@@ -165,7 +158,7 @@ class Trainer:
                     tell(f"forecast: {forecast[0]:,} steps and {forecast[1]:,} tokens in {config.budget:,.0f} s")
             if step % config.eval_every == 0 or done >= 1:
                 self.held_out = self.evaluate()
-                self._log({**self.held_out, **(evaluate() if evaluate else {})})
+                self._log(self.held_out)
             if step % config.save_every == 0 or done >= 1:
                 self.save()
         if forecast and tell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from pathlib import Path
@@ -13,6 +14,8 @@ from click.testing import CliRunner, Result
 from ctxembed_cli.main import ctxembed
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.evaluation.training_speed import TrainingTrial
+from ctxembed.runtime import data_directory
 from ctxembed.static import StaticVectors
 
 WORDS = ("warm", "hot", "cold", "icy", "wet")
@@ -266,3 +269,27 @@ def test_training_takes_no_precision_that_it_would_ignore() -> None:
     outcome = CliRunner().invoke(ctxembed, ["bench", "training", "text.txt", "--precision", "float32"])
     assert outcome.exit_code == 2
     assert "No such option '--precision'" in outcome.output
+
+
+def test_training_prints_nothing_but_its_rows(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr("ctxembed.runtime.default_model", lambda kind: tiny_model)  # a small vocabulary
+    trial = "ctxembed.evaluation.training_speed.TrainingTrial"
+    monkeypatch.setattr(trial, functools.partial(TrainingTrial, batch_tokens=256))
+    corpus = data_directory() / "corpora" / "sample.txt"
+    (tmp_path / "text.txt").write_text("".join(corpus.read_text(encoding="utf-8").splitlines(True)[:300]))
+    call = ("training", tmp_path / "text.txt", "--preset", "tiny", "--steps", "10", "--repeats", "1")
+    call += ("--row-tokens", "16", "--against", "transformers-eager", "-o", tmp_path / "out.json", "--format", "json")
+    ours, theirs = json.loads(bench(*call).stdout)
+    assert (ours["system"], theirs["system"]) == ("ctxembed", "transformers-eager")
+    assert ours["times_slower"] == 1
+    assert theirs["times_slower"] == pytest.approx(ours["tokens_per_second"] / theirs["tokens_per_second"])
+    assert "profile" not in ours
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["inputs"] == ["text.txt"]
+    assert record["trial"]["steps"] == 10
+    assert [each["precision"] for each in record["results"]] == [ours["precision"], theirs["precision"]]
+    assert all(each["profile"] for each in record["results"])

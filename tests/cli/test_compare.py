@@ -59,6 +59,21 @@ def test_nearest_words_come_from_the_corpus_given(run: Run, tmp_path: Path, mode
     assert {word["word"] for word in record["uses"][0]["nearest"]} == {"muddy", "shore", "england"}
 
 
+def test_corpus_on_stdin_gives_the_uses_and_the_nearest_words(run: Run, model: Path) -> None:
+    arguments = ["-m", model, "--no-static", "--corpus", "-", "--word", "bank", "--format", "json"]
+    record = run("compare", *arguments, input="A muddy bank by the shore.\nThe bank of England.\n").json
+    assert [use["text"] for use in record["uses"]] == ["A muddy bank by the shore.", "The bank of England."]
+    for use in record["uses"]:
+        assert {word["word"] for word in use["nearest"]} == {"muddy", "shore", "england"}
+    assert np.array(record["percentile"]).shape == (2, 2)
+
+
+@pytest.mark.parametrize("twice", [["-", "-"], ["-", "--corpus", "-"], ["-", "--file", "-"]], ids=" ".join)
+def test_stdin_in_two_places_is_refused(run: Run, model: Path, twice: list[str]) -> None:
+    outcome = compared(run, *twice, "-m", model, "--no-static", input=f"{RIVER}\n{MONEY}\n", code=2)
+    assert "- is given more than once, and stdin can be read once" in outcome.stderr
+
+
 def test_words_of_the_corpus_are_computed_once(run: Run, tmp_path: Path, model: Path) -> None:
     (tmp_path / "corpus.txt").write_text("Only this test has a quagga.\n")
     cache = Path(os.environ["CTXEMBED_CACHE"]) / "background"

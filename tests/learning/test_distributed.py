@@ -96,20 +96,21 @@ def model_from_documents(folder: Path, said: list[str], *, kill: bool = False, r
     documents = [Document(str(number), text) for number, text in enumerate(TEXTS)]
     start = NewModel(shape=SHAPE, tokenizer=TokenizerConfig(vocab_size=80), documents=documents)
 
-    def measure(model: Checkpoint) -> dict[str, float]:
-        if kill:
-            raise Killed  # in every process, at step 3: the last checkpoint is that of step 2
-        return {}
-
     run = Run(
         folder=folder,
         training=TrainingConfig(**LIMITS, batch_tokens=144),
         tell=said.append,
         report=lambda metrics: said.append(f"step {metrics['step']:.0f}"),
-        evaluate=measure,
         resume=resume,
     )
-    return train(start, [Plan(plans.mlm(documents))], run=run)
+    with pytest.MonkeyPatch.context() as patch:
+        if kill:  # in every process, at step 3: the last checkpoint is that of step 2
+            patch.setattr(Trainer, "evaluate", killed)
+        return train(start, [Plan(plans.mlm(documents))], run=run)
+
+
+def killed(trainer: Trainer) -> dict[str, float]:
+    raise Killed
 
 
 # What each of the two processes does

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ctxembed.embedder import Embedder
 from ctxembed.errors import InvalidInputError
 from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
 from ctxembed.tokenizer import SubwordTokenizer
@@ -99,22 +98,6 @@ def test_metrics_lie_in_the_model_folder_while_it_is_trained(tiny_tokenizer: Sub
     assert all({"step", "loss", "mlm", "tokens", "seconds", "learning_rate"} <= line.keys() for line in seen)
     assert folders == {"tokenizer.json", "rows-0.ids", "rows-0.starts.npy", "state.safetensors"}
     assert not (tmp_path / "m" / ".run").exists()
-
-
-def test_figures_are_measured_on_the_model_in_training_without_changing_it(
-    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
-) -> None:
-    fingerprints: list[str] = []
-
-    def measure(checkpoint: Checkpoint) -> dict[str, float]:
-        fingerprints.append(checkpoint.fingerprint)
-        vectors = Embedder(checkpoint, dtype="bfloat16").encode(["the bank", "the river"])
-        return {"cosine": float(vectors[0] @ vectors[1])}
-
-    measured = train_new(tmp_path / "a" / "m", tiny_tokenizer, evaluate=measure)
-    assert measured.fingerprint == train_new(tmp_path / "b" / "m", tiny_tokenizer).fingerprint
-    assert [line["step"] for line in metrics_of(tmp_path / "a" / "m") if "cosine" in line] == [3, 6]
-    assert fingerprints == ["", ""]  # nothing that is cached for another model is its
 
 
 # What is refused

@@ -134,21 +134,6 @@ def test_a_held_out_figure_counts_every_term_once(tiny_tokenizer: SubwordTokeniz
     assert figures["eval_loss"] == pytest.approx(np.average(sizes, weights=sizes))
 
 
-def test_figures_measured_beside_join_the_metrics_in_evaluation_mode(
-    tiny_tokenizer: SubwordTokenizer, tmp_path: Path
-) -> None:
-    trainer = masked_trainer(tmp_path, tiny_tokenizer)
-    modes: list[bool] = []
-
-    def measure() -> dict[str, float]:
-        modes.append(trainer.model.encoder.training)
-        return {"quality": 0.25}
-
-    trainer.fit(evaluate=measure)
-    assert [line["step"] for line in metrics(trainer) if line.get("quality") == 0.25] == [4, 8, 10]
-    assert modes == [False] * 3
-
-
 def test_every_step_is_reported_as_it_is_logged(tiny_tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
     trainer = masked_trainer(tmp_path, tiny_tokenizer)
     reported = run(trainer)

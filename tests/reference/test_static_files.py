@@ -70,6 +70,18 @@ def test_files_of_other_programs_are_recognised_and_their_words_become_forms(
     assert vectors.counts[-1] > 0
 
 
+@pytest.mark.parametrize("name", ["glove.txt", "glove.txt.gz"])
+def test_glove_entries_with_blanks_are_no_words_and_harm_none(keyed: object, tmp_path: Path, name: str) -> None:
+    first, *rest = write(keyed, tmp_path / "glove.txt").read_bytes().splitlines(keepends=True)
+    numbers = b"0.5 -1 2e-3 4 5\n"
+    content = b"".join([first, b". . . " + numbers, b"at name@domain.com " + numbers, b"1 2 " + numbers, *rest])
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    vectors = StaticVectors.load(tmp_path / name)
+    assert vectors.words == KEPT
+    np.testing.assert_allclose(vectors.vectors, VECTORS[[ENTRIES.index(word) for word in KEPT]], atol=1e-5)
+    assert (vectors.training["entries"], vectors.training["words"]) == (12, 4)
+
+
 def test_only_the_first_words_are_kept_where_asked(keyed: object, tmp_path: Path) -> None:
     assert StaticVectors.load(write(keyed, tmp_path / "w2v.bin"), most=2).words == KEPT[:2]
 
@@ -104,6 +116,8 @@ def test_pickle_of_gensim_is_refused_with_the_way_out(keyed: object, tmp_path: P
         (b"hello world, this is text\n", "no file of word vectors"),
         (b"", "no file of word vectors"),
         (b"3 2\nthe 0.1 0.2\nbank 0.1\n", "is damaged, or no word2vec text"),
+        (b"the 0.1 0.2\nbank 0.1\n", r"no GloVe text \(line 2 has 1 numbers, the first 2\)"),
+        (b"the 0.1 0.2\nbank 0.1 x\n", "is damaged, or no GloVe text"),
         (b"2 4\nthe \x00\x01", "is damaged, or no word2vec binary"),
         (b"1 2\n... 0.1 0.2\n", "none of the 1 entries of .* is a word, such as '...'"),
     ],

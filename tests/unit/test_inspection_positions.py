@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -39,16 +40,25 @@ def test_order_is_lost_without_positions_and_kept_with_them(model: Checkpoint) -
     assert shuffled.with_positions.min() < 0.9999
 
 
-def test_without_positions_nothing_else_changes(model: Checkpoint) -> None:
-    blind = without_positions(model.encoder)
-    one = torch.tensor([[5]])  # the first place of a sinusoidal table is not zero, so only rotation leaves it alone
-    before, after = model.encoder(one).last, blind(one).last
-    if model.encoder.config.positions == "rotary":
-        torch.testing.assert_close(before, after)
-    assert {name for name, _ in model.encoder.named_parameters()} - {name for name, _ in blind.named_parameters()} <= {
-        "embedding.positions.weight"
-    }
-    assert model.encoder.config.positions != "learned" or model.encoder.embedding.positions is not None
+def test_without_positions_nothing_else_changes(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = torch.tensor([[5, 9, 7, 5, 20]])
+    usual, blind = copy.deepcopy(model.encoder), without_positions(model.encoder)
+    before, found = usual(ids).last, blind(ids).last
+    assert (before - found).abs().max() > 0.01
+    with torch.no_grad():  # another way to have none: positions that are all zero
+        if usual.embedding.positions is not None:
+            usual.embedding.positions.weight.zero_()
+        if usual.embedding.sinusoids is not None:
+            usual.embedding.sinusoids.zero_()
+    monkeypatch.setattr("ctxembed.model.encoder.rotary_angles", no_rotation)
+    torch.testing.assert_close(found, usual(ids).last, atol=1e-5, rtol=1e-5)
+    monkeypatch.undo()
+    torch.testing.assert_close(model.encoder(ids).last, before)  # the copy alone was changed
+
+
+def no_rotation(length: int, width: int, *, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Angles of zero: their cosine and sine."""
+    return torch.ones(length, width // 2, device=device), torch.zeros(length, width // 2, device=device)
 
 
 def test_tables_equal_their_formulas(model: Checkpoint) -> None:

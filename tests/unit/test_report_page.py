@@ -134,15 +134,6 @@ def test_lines_rise_where_values_rise():
     assert heights[0] - heights[1] == pytest.approx((heights[1] - heights[2]) / 2, abs=0.11)
 
 
-def test_lines_with_intervals_keep_them_inside_the_axes():
-    made = charts.lines(
-        {"a": [(0, 1.0), (1, 1.0)]}, intervals={"a": [(-5.0, 9.0), (0.5, 1.5)]}, x_label="x", y_label="y", caption="c"
-    )
-    drawn = [tuple(map(float, pair)) for pair in re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)\"", made)]
-    assert drawn[0] == (charts.HEIGHT - charts.BOTTOM, charts.TOP)
-    assert len(drawn) == 2
-
-
 def test_bars_are_as_long_as_their_values():
     svg = _svg(charts.bars({"a": 1.0, "b": 0.5, "c": -0.5}, caption="c", intervals={"a": (0.5, 1.0)}))
     widths = [float(rect.get("width", "")) for rect in svg.iter("rect")]
