@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.text import word_form
 from ctxembed.types import Usage
 
 from .options import (
@@ -229,13 +230,15 @@ def labelled(result: WordSenses, encoder: Encoder, *, inventory: Path | None, la
     from ctxembed.embedder import Embedder
 
     if isinstance(encoder, Embedder):
+        from ctxembed.meaning.clusters import without_forms
         from ctxembed.meaning.senses import typical_uses
         from ctxembed.substitutes import substitutes
 
-        named = []
+        named, uses = [], result.occurrences
+        vectors = without_forms(result.vectors, [word_form(each.usage.word) for each in uses])
         for n, sense in enumerate(result.senses):
-            uses = typical_uses(result.occurrences, result.vectors, result.clusters, n, number=USES_FOR_SUBSTITUTES)
-            named.append(replace(sense, substitutes=tuple(substitutes(encoder, [each.usage for each in uses]))))
+            typical = typical_uses(uses, vectors, result.clusters, n, number=USES_FOR_SUBSTITUTES)
+            named.append(replace(sense, substitutes=tuple(substitutes(encoder, [each.usage for each in typical]))))
         result = replace(result, senses=tuple(named))
     return result if inventory is None else with_inventory(result, encoder, inventory, layer=layer)
 

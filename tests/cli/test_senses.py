@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ctxembed_cli.senses import USES_FOR_SUBSTITUTES, labelled
+
+from ctxembed.embedder import Embedder
+from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.senses import find_senses
+from ctxembed.types import Usage
 
 from .conftest import Run
 
@@ -28,6 +35,23 @@ def test_senses_are_an_array_with_id_share_and_uses(run: Run, corpus, model: Pat
     assert rows[1]["words"]
     assert rows[0]["substitutes"]
     assert rows[0]["word_uses"] == 20
+
+
+def test_substitutes_are_of_the_uses_that_are_typical_of_a_sense_in_any_form(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder, asked = Embedder.load(tiny_model), []
+    monkeypatch.setattr("ctxembed.substitutes.substitutes", lambda _, usages: asked.append(list(usages)) or ["word"])
+    chance, occurrences, vectors = np.random.default_rng(1), [], []
+    for n in range(80):
+        form = ("line", "lines")[n % 2]
+        occurrences.append(Occurrence(str(n), Usage(f"the {form} {n}", 4, 4 + len(form)), form))
+        vectors.append(np.eye(8)[n // 40] + (n % 2) * np.eye(8)[4] + chance.normal(0, 0.1, 8))
+    unit = np.array([each / np.linalg.norm(each) for each in vectors], dtype=np.float32)
+    found = find_senses("line", occurrences, unit, k=2, num_examples=USES_FOR_SUBSTITUTES, with_stability=False)
+    result = labelled(found, embedder, inventory=None, layer=None)
+    assert asked == [[each.usage for each in sense.typical] for sense in found.senses]
+    assert [sense.substitutes for sense in result.senses] == [("word",)] * 2
 
 
 def test_static_vectors_give_one_sense_without_substitutes(run: Run, corpus, static: Path) -> None:
