@@ -23,6 +23,7 @@ from .compare_output import (
 from .compare_uses import corpus_usages, expand_stdin, file_usages, read_usage
 from .options import (
     READING,
+    given_options,
     load_any,
     load_static,
     model_option,
@@ -189,6 +190,8 @@ def compare(
         refuse_idle(READING, "without --corpus or --file")
     if measure and (uses or file or corpus):
         raise click.UsageError("--measure uses the sets that ship: leave uses, --file and --corpus out")
+    if output_format in ("jsonl", "csv"):
+        refuse_mixture()
     usages = []
     if not measure:
         usages = gather(uses, word=word, file=file, corpus=corpus, most=max_uses, reading=reading, seed=seed)
@@ -211,14 +214,21 @@ def compare(
         background_name=", ".join(corpus) or SAMPLE_CORPUS,
         **wanted,
     )
+    show(found, output_format)
+    report_encoder(encoder)
     if html is not None:
         from ctxembed.report.comparison import comparison_page
         from ctxembed.report.page import write_page
 
         write_page(html, comparison_page(found))
         say(f"wrote {html}")
-    show(found, output_format)
-    report_encoder(encoder)
+
+
+def refuse_mixture() -> None:
+    """Refuse options whose rows differ where all rows have to be of one kind."""
+    asked = given_options(("why", "swaps", "views", "sense_folder"))
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)} have rows of different kinds: use --format json, or one of them")
 
 
 def gather(
@@ -360,11 +370,6 @@ def show(found: Findings, output_format: str) -> None:
     elif output_format == "json":
         click.echo(json.dumps(findings_record(found), ensure_ascii=False, indent=2))
     else:
-        kinds = {"--why": (found.why, influence_rows), "--swap": (found.swaps, swap_rows)}
-        kinds |= {"--layers": (found.layers, layer_rows), "--senses": (found.senses, sense_rows)}
-        asked = {name: rows for name, (given, rows) in kinds.items() if given}
-        if len(asked) > 1:
-            raise click.UsageError(
-                f"{' and '.join(asked)} have rows of different kinds: use --format json, or one of them"
-            )
-        emit(next(iter(asked.values()), pair_rows)(found), output_format)
+        kinds = (found.why, influence_rows), (found.swaps, swap_rows), (found.layers, layer_rows)
+        asked = [rows for given, rows in (*kinds, (found.senses, sense_rows)) if given]
+        emit(next(iter(asked), pair_rows)(found), output_format)

@@ -126,11 +126,11 @@ def senses(
         say(f"{output}: {sum(len(r.senses) for r in results)} senses kept, such as {results[0].senses[0].id}")
     if assign is not None:
         write_assignments(assign, results)
-    write_pictures(results, html=html, plot=plot, seed=seed)
     for result in results:
         report_word(result)
     print_senses(results, output_format)
     report_encoder(encoder)
+    write_pictures(results, html=html, plot=plot, seed=seed)
 
 
 def layer_of(source: str, layer: int | None) -> Any:

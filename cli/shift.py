@@ -149,7 +149,6 @@ def shift(
     if with_static:
         add_static(rows, shifts, sides, against=against, seed=seed)
     run.report(shifts)
-    write_pictures(shifts, run, html=html, plot=plot)
     if output_format in ("json", "jsonl"):
         rows = [row | evidence(each) for row, each in zip(rows, shifts, strict=True)]
     emit(
@@ -157,6 +156,7 @@ def shift(
         output_format,
     )
     report_encoder(encoder)
+    write_pictures(shifts, run, html=html, plot=plot)
 
 
 @dataclass
@@ -367,6 +367,9 @@ def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, 
         from ctxembed.report.page import write_page
 
         write_page(html, shift_page(shifts, uses, groups, seed=run.options.seed))
+    if plot is not None and not uses:
+        say(f"{plot} is not written: no word had enough uses to be measured, so there is nothing to draw")
+        plot = None
     if plot is not None:
         from ctxembed.report.meaning_figures import shift_figure
 

@@ -66,11 +66,21 @@ def shift_figure(uses: Sequence[WordUses], groups: Sequence[str], path: Path, *,
     _save(figure, path)
 
 
-def _begin(path: Path, *, rows: int, columns: int) -> tuple[Any, Any]:
+def check_kind(path: Path) -> Path:
+    """Return a path that ends in a kind of figure.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
     if path.suffix.lower() not in KINDS:
         raise InvalidInputError(
             f"{path} ends in {path.suffix or 'nothing'!r}, need one of {', '.join(KINDS)}: rename it"
         )
+    return path
+
+
+def _begin(path: Path, *, rows: int, columns: int) -> tuple[Any, Any]:
+    check_kind(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")

@@ -307,6 +307,13 @@ def test_wish_that_cannot_be_met_is_one_line(
     assert message in compared(run, RIVER, "-m", model, "--no-static", *options, code=code).stderr
 
 
+def test_rows_of_different_kinds_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
+    arguments = ["compare", RIVER, "-m", "no-model", "--html", "page.html", "--format", "jsonl"]
+    outcome = run(*arguments, "--swap", "river=loan", "--senses", "kept", code=2)
+    assert "--swap and --senses have rows of different kinds" in outcome.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_layers_show_every_pair_in_every_layer(run: Run, model: Path) -> None:
     arguments = ["-m", model, "--no-static", "--layers", "all", "--nearest", "0", "--format", "json"]
     layers = run("compare", RIVER, MONEY, *arguments).json["layers"]

@@ -93,6 +93,21 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert (tmp_path / "shift.png").stat().st_size > 1000
 
 
+def test_kind_of_figure_is_checked_before_anything_is_kept(run: Run, corpus, tmp_path: Path, model: Path) -> None:
+    arguments = ("senses", "corpus.txt", "bank", "-m", model, "-o", "kept", "--plot", "figure.jpg")
+    assert "figure.jpg ends in '.jpg', need one of .png, .svg, .pdf" in run(*arguments, code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+def test_senses_are_printed_though_a_picture_cannot_be_written(run: Run, corpus, static: Path) -> None:
+    for option, name in (("--html", "page.html"), ("--plot", "figure.png")):
+        outcome = run(
+            "senses", "corpus.txt", "bank", "-m", static, option, f"corpus.txt/{name}", "--format", "json", code=1
+        )
+        assert outcome.json[0]["id"] == "bank#1"
+        assert outcome.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_compare_names_the_stored_sense_of_each_use(run: Run, corpus, model: Path) -> None:
     run("senses", "corpus.txt", "bank", "-k", "2", "-m", model, "-o", "kept")
     uses = "We sat on the [bank] of the river.", "The [bank] lent the farmer money.", "a [zebra] came"

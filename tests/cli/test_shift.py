@@ -235,6 +235,27 @@ def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
     )
 
 
+def test_kind_of_figure_is_checked_before_anything_is_read(run: Run, model: Path) -> None:
+    arguments = ("shift", "none.txt", "none.txt", "--words", "attack", "-m", model, "--plot", "figure")
+    assert "figure ends in 'nothing', need one of .png, .svg, .pdf" in run(*arguments, code=2).stderr
+
+
+def test_rows_are_printed_though_there_is_nothing_to_draw(run: Run, corpora, tmp_path: Path, model: Path) -> None:
+    arguments = ("shift", "old.txt", "new.txt", "--words", "river", "--min-uses", "50", "--controls", "0", "-m", model)
+    outcome = run(*arguments, "--format", "json", "--plot", "figure.png", "--html", "page.html")
+    assert (outcome.json[0]["word"], outcome.json[0]["apd"]) == ("river", None)
+    assert "figure.png is not written: no word had enough uses to be measured" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1] == "written: page.html"
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_rows_are_printed_though_a_picture_cannot_be_written(run: Run, corpora, model: Path) -> None:
+    for option, name in (("--html", "page.html"), ("--plot", "figure.png")):
+        outcome = run(*QUICK, "--controls", "0", "-m", model, option, f"old.txt/{name}", code=1)
+        assert outcome.json[0]["word"] == "attack"
+        assert outcome.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_help_says_what_is_tested(run: Run) -> None:
     assert "p and q without a name belong to excess" in " ".join(run("shift", "--help").stdout.split())
 
