@@ -129,10 +129,10 @@ def _bars(axis: Any, shares: Any, names: Sequence[str], groups: Sequence[str]) -
 
 
 def _save(figure: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower().lstrip("."), dpi=200, metadata=_undated(path))
+    """Write a figure without what differs from run to run: its time, and random names for the parts of an svg."""
+    import matplotlib as mpl
 
-
-def _undated(path: Path) -> dict[str, None]:
-    """Return what keeps the time out of a file, so that equal runs give equal files."""
-    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    kind = path.suffix.lower().lstrip(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": "ctxembed"}):
+        figure.savefig(temporary, format=kind, dpi=200, metadata=undated)
