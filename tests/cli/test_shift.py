@@ -6,8 +6,12 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ctxembed_cli.shift_sides import Sides
+
+from ctxembed.meaning.occurrences import FoundUses
 
 from .conftest import Run
 
@@ -185,6 +189,38 @@ def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path)
     rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
     assert rows[0]["word"] == "attack"
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--words bank,boat,cloud,the", "--words mud,bank --controls 0", "--top 3 --min-count 6 --max-uses 4 --min-uses 4"],
+)
+def test_words_whose_uses_are_too_many_are_measured_some_at_a_time(
+    run: Run, tmp_path: Path, static: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    rows = [
+        {"text": f"The bank by the boat {n}. A cloud, a cloud." + " Some mud." * (year != 1860), "year": year}
+        for year in (1810, 1860, 1910)
+        for n in range(6)
+    ]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = "shift dated.jsonl --by year --permutations 9 --format json".split() + arguments.split()
+    whole = run(*command, "-m", static)
+    held, find = [], Sides.find
+
+    def counted(self: Sides, *given: Any, **options: Any) -> FoundUses:
+        found = find(self, *given, **options)
+        held.append({word: sum(len(side.occurrences) for side in sides.values()) for word, sides in found.items()})
+        return found
+
+    monkeypatch.setattr(Sides, "find", counted)
+    monkeypatch.setattr("ctxembed_cli.shift.BLOCK_USES", 24)
+    parted = run(*command, "-m", static)
+    assert parted.json == whole.json
+    assert whole.json
+    assert "passes, for at most 24 uses or one word at a time" in parted.stderr
+    assert "passes" not in whole.stderr
+    assert all(sum(words.values()) <= 24 or len(words) == 1 for words in held)
 
 
 QUICK = "shift old.txt new.txt --words attack --permutations 9 --format json".split()
