@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from ctxembed.types import Document, Usage, UsageEncoder
 
 SAMPLE_CORPUS = "the sample corpus"
+OF_USES = ("word", "max_uses", "why", "occlude", "swaps", "nearest", "views", "sense_folder", "raw", "html")
+"""The names of the options that say what is found out about uses."""
 MOST_BACKGROUND = 5000
 """Documents of a corpus that nearest words and percentiles come from; of a larger one a sample is drawn."""
 
@@ -190,6 +192,8 @@ def compare(
         refuse_idle(READING, "without --corpus or --file")
     if measure and (uses or file or corpus):
         raise click.UsageError("--measure uses the sets that ship: leave uses, --file and --corpus out")
+    if measure:
+        refuse_idle(OF_USES, "with --measure")
     if output_format in ("jsonl", "csv"):
         refuse_mixture()
     usages = []

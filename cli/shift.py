@@ -15,11 +15,11 @@ import click
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import word_form
 
-from .options import load_any, model_option, reading_options, report_encoder, runtime_options, seed_option
+from .options import load_any, model_option, reading_options, refuse_idle, report_encoder, runtime_options, seed_option
 from .output import emit, format_option, say
 from .progress import document_bar
 from .shift_output import evidence, rounded, shift_row, short_row
-from .shift_sides import Sides, frequent_words, groups_with, open_sides, uses_at_most
+from .shift_sides import Sides, frequent_words, groups_with, open_sides, together, uses_at_most
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
@@ -122,11 +122,19 @@ def shift(
     """
     if words is not None and top is not None:
         raise click.UsageError("--words and --top contradict each other: leave one out")
+    if top is None:
+        refuse_idle(("min_count",), "without --top")
+    else:
+        refuse_idle(("controls",), "with --top: they stand beside words that are named")
+    if by is None:
+        refuse_idle(("against",), "without --by")
     from ctxembed.meaning.shift import ShiftOptions, most_shifted, with_q
 
     sides = open_sides(inputs, reading, by=by, every=every, cut=cut)
     if words is None and top is None and not sides.is_given:
         raise click.UsageError("name the --words to measure, or ask for the --top ones")
+    if words is None and sides.is_given:
+        refuse_idle(("min_count", "inflections"), "for uses that are given, which are all measured")
     options = ShiftOptions(permutations=permutations, min_uses=min_uses, seed=seed, layer=layer)
     encoder = load_any(model, device=device)
     stored = stored_senses(sense_folder, encoder, layer=layer)
@@ -324,16 +332,6 @@ class Run:
             say(f"not tested, fewer than {self.options.min_uses} uses on a side: {names}")
         if self.sides.periods is not None and self.sides.periods.num_without:
             say(f"some documents have no {self.sides.periods.column} and were left out")
-
-
-def together(counts: dict[str, Counter[str]], groups: Sequence[str]) -> Counter[str]:
-    """Return the counts of words in some groups as if they were one."""
-    if len(groups) == 1:
-        return counts.get(groups[0], Counter())
-    total: Counter[str] = Counter()
-    for name in groups:
-        total.update(counts.get(name, Counter()))
-    return total
 
 
 def stored_senses(folder: Path | None, encoder: UsageEncoder, *, layer: int | None) -> StoredSenses | None:

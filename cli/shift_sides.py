@@ -157,3 +157,13 @@ def groups_with(forms: Iterable[str], counts: dict[str, Counter[str]]) -> set[st
     listed = list(forms)
     everywhere = not all(map(is_content_word, listed))
     return {name for name, group in counts.items() if everywhere or any(form in group for form in listed)}
+
+
+def together(counts: dict[str, Counter[str]], groups: Sequence[str]) -> Counter[str]:
+    """Return the counts of words in some groups as if they were one."""
+    if len(groups) == 1:
+        return counts.get(groups[0], Counter())
+    total: Counter[str] = Counter()
+    for name in groups:
+        total.update(counts.get(name, Counter()))
+    return total

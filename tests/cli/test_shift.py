@@ -254,6 +254,25 @@ def test_mistakes_are_one_line(run: Run, corpora, model: Path, arguments, messag
     assert message in run("shift", *arguments, "-m", model, code=1).stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--top 2 --controls 10", "--controls does nothing with --top"),
+        ("--words attack --min-count 50", "--min-count does nothing without --top"),
+        ("--words attack --against first", "--against does nothing without --by"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(run: Run, corpora, arguments: str, message: str) -> None:
+    assert message in run("shift", "old.txt", "new.txt", *arguments.split(), "-m", "no-model", code=2).stderr
+
+
+@pytest.mark.parametrize("options", ["--top 2 --min-count 5", "--inflections"])
+def test_options_for_text_are_refused_with_all_uses_that_are_given(run: Run, tmp_path: Path, options: str) -> None:
+    (tmp_path / "uses.jsonl").write_text('{"text": "an attack", "start": 3, "end": 9}\n', encoding="utf-8")
+    outcome = run("shift", "uses.jsonl", "uses.jsonl", *options.split(), "-m", "no-model", code=2)
+    assert "does nothing for uses that are given, which are all measured" in outcome.stderr
+
+
 def test_file_of_words_has_one_a_line_in_utf8(run: Run, corpora, tmp_path: Path, model: Path) -> None:
     arguments = ("shift", "old.txt", "new.txt", "--words", "words.txt", "--permutations", "9", "-m", model)
     (tmp_path / "words.txt").write_bytes("\N{BOM}attack\nplane\n".encode())
