@@ -130,7 +130,16 @@ def senses(
         report_word(result)
     print_senses(results, output_format)
     report_encoder(encoder)
-    write_pictures(results, html=html, plot=plot, seed=seed)
+    if html is not None:
+        from ctxembed.report.meaning import senses_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, senses_page(results, k=k, method=method, seed=seed))
+    if plot is not None:
+        from ctxembed.report.meaning_figures import sense_figure
+
+        sense_figure(results, plot, seed=seed)
+    say_written(html, plot)
 
 
 def layer_of(source: str, layer: int | None) -> Any:
@@ -340,20 +349,6 @@ def marked(usage: Usage) -> str:
     left = f"…{left[-50:]}" if len(left) > 50 else left
     right = f"{right[:50]}…" if len(right) > 50 else right
     return f"{left}[{usage.word}]{right}".replace("\n", " ")
-
-
-def write_pictures(results: Sequence[WordSenses], *, html: Path | None, plot: Path | None, seed: int) -> None:
-    """Write the page and the figure that are asked for."""
-    if html is not None:
-        from ctxembed.report.meaning import senses_page
-        from ctxembed.report.page import write_page
-
-        write_page(html, senses_page(results, seed=seed))
-    if plot is not None:
-        from ctxembed.report.meaning_figures import sense_figure
-
-        sense_figure(results, plot, seed=seed)
-    say_written(html, plot)
 
 
 def _listed(value: Any) -> Any:

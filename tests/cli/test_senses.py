@@ -67,7 +67,9 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert len(uses) == 20
     assert {use["sense"] for use in uses} == {"bank#1", "bank#2"}
     assert all(use["text"][use["start"] : use["end"]] == "bank" for use in uses)
-    assert "bank#2" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "bank#2" in page
+    assert "The number of senses (2) was given." in page
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     lines = corpus.read_text(encoding="utf-8").splitlines()
     (tmp_path / "old.txt").write_text("\n".join(lines[:12]), encoding="utf-8")

@@ -272,6 +272,21 @@ def test_page_shows_every_sense_and_asks_nothing_of_a_network(result) -> None:
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ({}, "no gap parts the uses of a word, and they are less alike", "was given"),
+        ({"method": "agglomerative"}, "was decided by agglomerative clustering.", "k-means"),
+        ({"k": 2}, "The number of senses (2) was given.", "A group of uses is split"),
+        ({"method": "hdbscan"}, "HDBSCAN decided how many senses there are", "A group of uses is split"),
+    ],
+)
+def test_page_says_how_the_senses_were_found(result, settings, said: str, unsaid: str) -> None:
+    page = senses_page([result], **settings)
+    assert said in page
+    assert unsaid not in page
+
+
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_figure_is_the_same_file_twice(tmp_path: Path, result, kind: str) -> None:
     for name in "ab":
