@@ -12,6 +12,7 @@ from ctxembed.meaning.clusters import Method, without_forms
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.senses import WordSenses
 from ctxembed.meaning.shift import WordShift, WordUses
+from ctxembed.overview.projection import project
 from ctxembed.report import charts, page
 from ctxembed.text import word_form
 from ctxembed.types import Vectors
@@ -100,18 +101,6 @@ def sense_shares(uses: WordUses, groups: Sequence[str]) -> NDArray[np.float64]:
     return shares
 
 
-def flat_map(vectors: Vectors) -> NDArray[np.float64]:
-    """Return the two directions of most variance of vectors (N, D), as places (N, 2)."""
-    centred = vectors - vectors.mean(axis=0)
-    if len(vectors) < 2:
-        return np.zeros((len(vectors), 2))
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    places = np.zeros((len(vectors), 2))
-    count = min(2, len(values))
-    places[:, :count] = left[:, :count] * values[:count]
-    return places
-
-
 def some_of(number: int, most: int, *, seed: int) -> NDArray[np.intp]:
     """Return at most so many of N numbers, a seeded sample in order."""
     return np.sort(np.random.default_rng(seed).permutation(number)[:most]).astype(np.intp)
@@ -198,7 +187,7 @@ def _maps(
     occurrences: Sequence[Occurrence], vectors: Vectors, groupings: dict[str, list[str]], *, seed: int
 ) -> list[Markup]:
     some = some_of(len(occurrences), MAP_USES, seed=seed)
-    places = flat_map(vectors)[some]
+    places = project(vectors).points[some]
     texts = [f"{_snippet(occurrences[n])} ({occurrences[n].id})" for n in some]
     said = f" {len(some)} of {len(occurrences)} uses are shown." if len(some) < len(occurrences) else ""
     return [

@@ -13,8 +13,9 @@ from ctxembed.meaning.clusters import without_forms
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.senses import WordSenses
 from ctxembed.meaning.shift import WordUses
+from ctxembed.overview.projection import project
 from ctxembed.report.charts import COLOURS
-from ctxembed.report.meaning import flat_map, sense_shares, some_of
+from ctxembed.report.meaning import sense_shares, some_of
 from ctxembed.runtime import atomic_path
 from ctxembed.text import word_form
 from ctxembed.types import Vectors
@@ -98,7 +99,7 @@ def _map(
     order: Sequence[str] | None = None,
 ) -> None:
     some = some_of(len(occurrences), MAP_USES, seed=seed)
-    places = flat_map(without_forms(vectors, [word_form(each.usage.word) for each in occurrences]))[some]
+    places = project(without_forms(vectors, [word_form(each.usage.word) for each in occurrences])).points[some]
     shown = np.array([names[n] for n in some])
     for number, name in enumerate(order or sorted(set(names))):
         members = places[shown == name]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.sense_folder import SenseFolder
 from ctxembed.meaning.senses import WordSenses, find_senses, read_inventory, with_glosses
+from ctxembed.overview.projection import project
 from ctxembed.report.meaning import senses_page
 from ctxembed.report.meaning_figures import sense_figure
 from ctxembed.runtime import sha256_file
@@ -270,6 +272,13 @@ def test_page_shows_every_sense_and_asks_nothing_of_a_network(result) -> None:
     assert page.count("<svg") == 3  # shares, map and tree
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_map_shows_principal_components(result, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("ctxembed.report.charts.scatter", lambda points, **_: drawn.append(points) or Markup(""))
+    senses_page([result])
+    np.testing.assert_array_equal(drawn[0], project(result.vectors).points)
 
 
 @pytest.mark.parametrize(
