@@ -23,6 +23,7 @@ from .compare_output import (
 from .compare_uses import corpus_usages, expand_stdin, file_usages, read_usage
 from .options import (
     READING,
+    given_options,
     load_any,
     load_static,
     model_option,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from ctxembed.types import Document, Usage, UsageEncoder
 
 SAMPLE_CORPUS = "the sample corpus"
+OF_USES = ("word", "max_uses", "why", "occlude", "swaps", "nearest", "views", "sense_folder", "raw", "html")
+"""The names of the options that say what is found out about uses."""
 MOST_BACKGROUND = 5000
 """Documents of a corpus that nearest words and percentiles come from; of a larger one a sample is drawn."""
 
@@ -192,6 +195,10 @@ def compare(
     if [*uses, str(file), *corpus].count("-") > 1:
         raise click.UsageError("- is given more than once, and stdin can be read once: name a file for the other")
     opened = open_corpus(corpus, reading) if corpus else None
+    if measure:
+        refuse_idle(OF_USES, "with --measure")
+    if output_format in ("jsonl", "csv"):
+        refuse_mixture()
     usages = []
     if not measure:
         usages = gather(uses, word=word, file=file, corpus=opened, most=max_uses, reading=reading, seed=seed)
@@ -214,14 +221,21 @@ def compare(
         background_name=", ".join(corpus) or SAMPLE_CORPUS,
         **wanted,
     )
+    show(found, output_format)
+    report_encoder(encoder)
     if html is not None:
         from ctxembed.report.comparison import comparison_page
         from ctxembed.report.page import write_page
 
         write_page(html, comparison_page(found))
         say(f"wrote {html}")
-    show(found, output_format)
-    report_encoder(encoder)
+
+
+def refuse_mixture() -> None:
+    """Refuse options whose rows differ where all rows have to be of one kind."""
+    asked = given_options(("why", "swaps", "views", "sense_folder"))
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)} have rows of different kinds: use --format json, or one of them")
 
 
 def gather(
@@ -360,11 +374,6 @@ def show(found: Findings, output_format: str) -> None:
     elif output_format == "json":
         click.echo(json.dumps(findings_record(found), ensure_ascii=False, indent=2))
     else:
-        kinds = {"--why": (found.why, influence_rows), "--swap": (found.swaps, swap_rows)}
-        kinds |= {"--layers": (found.layers, layer_rows), "--senses": (found.senses, sense_rows)}
-        asked = {name: rows for name, (given, rows) in kinds.items() if given}
-        if len(asked) > 1:
-            raise click.UsageError(
-                f"{' and '.join(asked)} have rows of different kinds: use --format json, or one of them"
-            )
-        emit(next(iter(asked.values()), pair_rows)(found), output_format)
+        kinds = (found.why, influence_rows), (found.swaps, swap_rows), (found.layers, layer_rows)
+        asked = [rows for given, rows in (*kinds, (found.senses, sense_rows)) if given]
+        emit(next(iter(asked), pair_rows)(found), output_format)

@@ -42,10 +42,15 @@ def refuse_idle(options: Sequence[str], because: str) -> None:
     Raises:
         UsageError: Naming the first of them.
     """
+    for flag in given_options(options):
+        raise click.UsageError(f"{flag} does nothing {because}: leave it out")
+
+
+def given_options(names: Sequence[str]) -> list[str]:
+    """Return those of some options that were given on the command line, as they are written there."""
     context = click.get_current_context()
-    for name in options:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} does nothing {because}: leave it out")
+    flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    return [flags[n] for n in names if context.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
 
 
 READING = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.text import word_form
 from ctxembed.types import Usage
 
 from .options import (
@@ -125,11 +126,20 @@ def senses(
         say(f"{output}: {sum(len(r.senses) for r in results)} senses kept, such as {results[0].senses[0].id}")
     if assign is not None:
         write_assignments(assign, results)
-    write_pictures(results, html=html, plot=plot, seed=seed)
     for result in results:
         report_word(result)
     print_senses(results, output_format)
     report_encoder(encoder)
+    if html is not None:
+        from ctxembed.report.meaning import senses_page
+        from ctxembed.report.page import write_page
+
+        write_page(html, senses_page(results, k=k, method=method, seed=seed))
+    if plot is not None:
+        from ctxembed.report.meaning_figures import sense_figure
+
+        sense_figure(results, plot, seed=seed)
+    say_written(html, plot)
 
 
 def layer_of(source: str, layer: int | None) -> Any:
@@ -229,13 +239,15 @@ def labelled(result: WordSenses, encoder: Encoder, *, inventory: Path | None, la
     from ctxembed.embedder import Embedder
 
     if isinstance(encoder, Embedder):
+        from ctxembed.meaning.clusters import without_forms
         from ctxembed.meaning.senses import typical_uses
         from ctxembed.substitutes import substitutes
 
-        named = []
+        named, uses = [], result.occurrences
+        vectors = without_forms(result.vectors, [word_form(each.usage.word) for each in uses])
         for n, sense in enumerate(result.senses):
-            uses = typical_uses(result.occurrences, result.vectors, result.clusters, n, number=USES_FOR_SUBSTITUTES)
-            named.append(replace(sense, substitutes=tuple(substitutes(encoder, [each.usage for each in uses]))))
+            typical = typical_uses(uses, vectors, result.clusters, n, number=USES_FOR_SUBSTITUTES)
+            named.append(replace(sense, substitutes=tuple(substitutes(encoder, [each.usage for each in typical]))))
         result = replace(result, senses=tuple(named))
     return result if inventory is None else with_inventory(result, encoder, inventory, layer=layer)
 
@@ -337,20 +349,6 @@ def marked(usage: Usage) -> str:
     left = f"…{left[-50:]}" if len(left) > 50 else left
     right = f"{right[:50]}…" if len(right) > 50 else right
     return f"{left}[{usage.word}]{right}".replace("\n", " ")
-
-
-def write_pictures(results: Sequence[WordSenses], *, html: Path | None, plot: Path | None, seed: int) -> None:
-    """Write the page and the figure that are asked for."""
-    if html is not None:
-        from ctxembed.report.meaning import senses_page
-        from ctxembed.report.page import write_page
-
-        write_page(html, senses_page(results, seed=seed))
-    if plot is not None:
-        from ctxembed.report.meaning_figures import sense_figure
-
-        sense_figure(results, plot, seed=seed)
-    say_written(html, plot)
 
 
 def _listed(value: Any) -> Any:

@@ -15,15 +15,16 @@ import click
 from ctxembed.errors import InvalidInputError
 from ctxembed.text import word_form
 
-from .options import load_any, model_option, reading_options, report_encoder, runtime_options, seed_option
+from .options import load_any, model_option, reading_options, refuse_idle, report_encoder, runtime_options, seed_option
 from .output import emit, format_option, say
 from .progress import document_bar
 from .shift_output import evidence, rounded, shift_row, short_row
-from .shift_sides import Sides, frequent_words, open_sides
+from .shift_sides import Sides, frequent_words, groups_with, open_sides, together, uses_at_most
 from .words import html_option, inflections_option, plot_option, read_words, say_written, word_table
 
 if TYPE_CHECKING:
     from ctxembed.corpus import ReadOptions
+    from ctxembed.meaning.distances import ShiftTest
     from ctxembed.meaning.occurrences import FoundUses
     from ctxembed.meaning.periods import Against, Comparison
     from ctxembed.meaning.shift import ShiftOptions, StoredSenses, WordShift, WordUses
@@ -36,7 +37,7 @@ USES_OF_CONTROLS = 200
 GIVEN_WITHIN = 4.0
 """Of given uses, how many times as frequent or as rare a control word may be: most of their texts are rarer."""
 BLOCK_USES = 200_000
-"""Uses held in memory at a time."""
+"""Uses held in memory at a time, unless those of one word are more."""
 
 
 @click.command()
@@ -121,35 +122,43 @@ def shift(
     """
     if words is not None and top is not None:
         raise click.UsageError("--words and --top contradict each other: leave one out")
+    if top is None:
+        refuse_idle(("min_count",), "without --top")
+    else:
+        refuse_idle(("controls",), "with --top: they stand beside words that are named")
+    if by is None:
+        refuse_idle(("against",), "without --by")
     from ctxembed.meaning.shift import ShiftOptions, most_shifted, with_q
 
     sides = open_sides(inputs, reading, by=by, every=every, cut=cut)
     if words is None and top is None and not sides.is_given:
         raise click.UsageError("name the --words to measure, or ask for the --top ones")
+    if words is None and sides.is_given:
+        refuse_idle(("min_count", "inflections"), "for uses that are given, which are all measured")
     options = ShiftOptions(permutations=permutations, min_uses=min_uses, seed=seed, layer=layer)
     encoder = load_any(model, device=device)
     stored = stored_senses(sense_folder, encoder, layer=layer)
     most = max_uses or (USES_OF_NAMED if top is None else USES_OF_ALL)
-    run = Run(sides, encoder, options, against, stored, most, keep_uses=html is not None or plot is not None)
+    wanted = read_words(words) if words else None
     counts: dict[str, Counter[str]] = {}
-    if (controls and top is None) or (top is not None and not sides.is_given):
+    if (controls and top is None) or (not sides.is_given and (top is not None or may_exceed(wanted, sides, most=most))):
         counts = sides.count()
+    run = Run(sides, encoder, options, against, stored, most, counts, keep_uses=html is not None or plot is not None)
     if top is None:
-        wanted = read_words(words) if words else None
-        shifts = run.measure(None if wanted is None else word_table(wanted, inflections))
-        shifts = run.in_order(shifts, wanted)
+        shifts = run.in_order(run.measure(word_table(wanted, inflections) if wanted else None), wanted)
         if controls:
-            shifts = run.with_controls(shifts, counts, number=controls)
+            shifts = run.with_controls(shifts, number=controls)
         shifts = with_q(shifts)
     else:
         table = None if sides.is_given else frequent_words(counts, least=min_count, inflections=inflections)
-        shifts = most_shifted(with_q(run.measure(table, block=True)), number=top)
+        if table is not None:
+            say(f"{len(set(table.values())):,} words are frequent enough to be measured")
+        shifts = most_shifted(with_q(run.measure(table)), number=top)
         run.keep_only({each.word for each in shifts})
     rows = [shift_row(each, is_timeline=by is not None) for each in shifts]
     if with_static:
         add_static(rows, shifts, sides, against=against, seed=seed)
     run.report(shifts)
-    write_pictures(shifts, run, html=html, plot=plot)
     if output_format in ("json", "jsonl"):
         rows = [row | evidence(each) for row, each in zip(rows, shifts, strict=True)]
     emit(
@@ -157,6 +166,13 @@ def shift(
         output_format,
     )
     report_encoder(encoder)
+    write_pictures(shifts, run, html=html, plot=plot)
+
+
+def may_exceed(words: Sequence[str] | None, sides: Sides, *, most: int) -> bool:
+    """Tell whether the uses of several words could be more than are held at a time: of groups nobody knows how many."""
+    several = words is not None and len(words) > 1
+    return several and (sides.periods is not None or 2 * most * len(words or ()) > BLOCK_USES)
 
 
 @dataclass
@@ -169,6 +185,8 @@ class Run:
     against: Against
     stored: StoredSenses | None
     most: int
+    counts: dict[str, Counter[str]]
+    """Of the content words of the texts, by group; empty if nothing needed them."""
     keep_uses: bool
 
     def __post_init__(self) -> None:
@@ -178,35 +196,55 @@ class Run:
         self.sampled: set[str] = set()
         """Words of which not all uses were measured."""
 
-    def measure(self, table: dict[str, str] | None, *, block: bool = False) -> list[WordShift]:
-        """Measure the words of a table of forms; all given ones without a table."""
-        if table is None or not block:
-            return self._measured(self.sides.find(table, most=self.most, seed=self.options.seed))
-        words = list(dict.fromkeys(table.values()))
-        size = max(1, BLOCK_USES // (2 * self.most))
-        say(f"{len(words):,} words are frequent enough to be measured, {math.ceil(len(words) / size)} passes")
+    def measure(self, table: dict[str, str] | None) -> list[WordShift]:
+        """Measure the words of a table of forms, some at a time; all given ones without a table."""
+        blocks = [table] if table is None or self.sides.is_given else self._blocks(table, most=self.most)
+        if len(blocks) > 1 and table is not None:
+            say(f"{len(blocks)} passes, for at most {BLOCK_USES:,} uses or one word at a time")
+            self._compare(groups_with(table, self.counts))
         shifts: list[WordShift] = []
-        for first in range(0, len(words), size):
-            chosen = set(words[first : first + size])
-            forms = {form: word for form, word in table.items() if word in chosen}
-            shifts += self._measured(self.sides.find(forms, most=self.most, seed=self.options.seed))
+        for block in blocks:
+            found = self.sides.find(block, most=self.most, seed=self.options.seed)
+            if len(blocks) == 1:
+                self._compare({name for sides in found.values() for name in sides})
+            if self.comparisons:  # none for words that occur in one period at most
+                self.sampled |= {
+                    word for word, sides in found.items() if any(s.count > len(s.occurrences) for s in sides.values())
+                }
+                shifts += self._measured(found)
         return shifts
 
-    def _measured(self, found: FoundUses, *, are_controls: bool = False) -> list[WordShift]:
-        """Measure words; control words between the sides of the words that they are set beside."""
+    def _blocks(self, table: dict[str, str], *, most: int) -> list[dict[str, str] | None]:
+        """Cut a table of forms into parts whose words have few enough uses to be held at a time, one word at least."""
+        if not self.counts:
+            return [table]
+        forms: dict[str, list[str]] = {}
+        for form, word in table.items():
+            forms.setdefault(word, []).append(form)
+        blocks: list[dict[str, str] | None] = []
+        block: dict[str, str] = {}
+        held = 0
+        for word, own in forms.items():
+            number = uses_at_most(own, self.counts, most=most)
+            if block and held + number > BLOCK_USES:
+                blocks.append(block)
+                block, held = {}, 0
+            block |= dict.fromkeys(own, word)
+            held += number
+        return [*blocks, block]
+
+    def _compare(self, names: Iterable[str]) -> None:
+        """Decide what is compared, from the groups in which words occur."""
         from ctxembed.meaning.periods import comparisons
+
+        groups = ["old", "new"] if self.sides.periods is None else self.sides.groups(names)
+        if len(groups) >= 2:
+            self.comparisons = comparisons(groups, against=self.against if self.sides.periods else "next")
+
+    def _measured(self, found: FoundUses, *, are_controls: bool = False) -> list[WordShift]:
+        """Measure words; of control words neither evidence is wanted nor a picture."""
         from ctxembed.meaning.shift import encode_found, measure_shift
 
-        if not are_controls:
-            groups = self.sides.groups(name for sides in found.values() for name in sides)
-            if self.sides.periods is None:
-                groups = ["old", "new"]
-            if len(groups) < 2:  # of a word that occurs in one period or none
-                return []
-            self.comparisons = comparisons(groups, against=self.against if self.sides.periods else "next")
-            self.sampled |= {
-                word for word, sides in found.items() if any(s.count > len(s.occurrences) for s in sides.values())
-            }
         shifts = []
         total = sum(len(side.occurrences) for sides in found.values() for side in sides.values())
         with document_bar("uses", total=total, unit="use") as advance:
@@ -234,15 +272,13 @@ class Run:
         empty = {word: [WordShift(word, old, new, 0, 0, 0, 0, None) for old, new in pairs] for word in wanted}
         return [each for word in wanted for each in found.get(word, empty[word])]
 
-    def with_controls(
-        self, shifts: list[WordShift], counts: dict[str, Counter[str]], *, number: int
-    ) -> list[WordShift]:
+    def with_controls(self, shifts: list[WordShift], *, number: int) -> list[WordShift]:
         """Measure words of about the same frequency in both sides of each comparison, and set them beside."""
         from dataclasses import replace
 
         from ctxembed.meaning.shift import Control
 
-        matched = self._matched(shifts, counts, number=number)
+        matched = self._matched(shifts, number=number)
         without = dict.fromkeys(shifts[n].word for n in sorted(matched) if not matched[n])
         if without:
             given = f"of the given texts occurs {1 / GIVEN_WITHIN:g} to {GIVEN_WITHIN:g} times as often"
@@ -251,22 +287,18 @@ class Run:
         needed = sorted(set(itertools.chain.from_iterable(matched.values())))
         if not needed:
             return shifts
-        found = self.sides.find(
-            {word: word for word in needed},
-            most=min(self.most, USES_OF_CONTROLS),
-            seed=self.options.seed,
-            in_text=True,
-        )
-        measured = {(c.word, c.old, c.new): c.test for c in self._measured(found, are_controls=True)}
+        most = min(self.most, USES_OF_CONTROLS)
+        measured: dict[tuple[str, str, str], ShiftTest | None] = {}
+        for block in self._blocks({word: word for word in needed}, most=most):
+            found = self.sides.find(block, most=most, seed=self.options.seed, in_text=True)
+            measured |= {(c.word, c.old, c.new): c.test for c in self._measured(found, are_controls=True)}
         result = list(shifts)
         for n, names in matched.items():
             tests = [(name, measured.get((name, shifts[n].old, shifts[n].new))) for name in names]
             result[n] = replace(shifts[n], controls=tuple(Control(name, t.excess) for name, t in tests if t))
         return result
 
-    def _matched(
-        self, shifts: Sequence[WordShift], counts: dict[str, Counter[str]], *, number: int
-    ) -> dict[int, list[str]]:
+    def _matched(self, shifts: Sequence[WordShift], *, number: int) -> dict[int, list[str]]:
         """Return the control words of each shift that was tested, by its number."""
         from ctxembed.meaning.occurrences import matched_words
 
@@ -277,7 +309,7 @@ class Run:
             own = {n: s for n, s in enumerate(shifts) if s.test is not None and (s.old, s.new) == (each.old, each.new)}
             if not own:
                 continue
-            sides = {"old": together(counts, each.old_groups), "new": together(counts, each.new_groups)}
+            sides = {"old": together(self.counts, each.old_groups), "new": together(self.counts, each.new_groups)}
             for n, shift in own.items():
                 found = {"old": shift.found_old, "new": shift.found_new}
                 matched[n] = matched_words(sides, found, number=number, without=taken, within=within)
@@ -300,16 +332,6 @@ class Run:
             say(f"not tested, fewer than {self.options.min_uses} uses on a side: {names}")
         if self.sides.periods is not None and self.sides.periods.num_without:
             say(f"some documents have no {self.sides.periods.column} and were left out")
-
-
-def together(counts: dict[str, Counter[str]], groups: Sequence[str]) -> Counter[str]:
-    """Return the counts of words in some groups as if they were one."""
-    if len(groups) == 1:
-        return counts.get(groups[0], Counter())
-    total: Counter[str] = Counter()
-    for name in groups:
-        total.update(counts.get(name, Counter()))
-    return total
 
 
 def stored_senses(folder: Path | None, encoder: UsageEncoder, *, layer: int | None) -> StoredSenses | None:
@@ -367,6 +389,9 @@ def write_pictures(shifts: Sequence[WordShift], run: Run, *, html: Path | None, 
         from ctxembed.report.page import write_page
 
         write_page(html, shift_page(shifts, uses, groups, seed=run.options.seed))
+    if plot is not None and not uses:
+        say(f"{plot} is not written: no word had enough uses to be measured, so there is nothing to draw")
+        plot = None
     if plot is not None:
         from ctxembed.report.meaning_figures import shift_figure
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ctxembed.errors import InvalidInputError
+from ctxembed.text import is_content_word
 
 from .progress import document_bar
 
@@ -136,3 +137,33 @@ def frequent_words(counts: dict[str, Counter[str]], *, least: int, inflections: 
     if not kept:
         raise InvalidInputError(f"no word occurs {least} times in every group: lower --min-count, or use wider periods")
     return {form: word for form, word in sorted(table.items()) if word in kept}
+
+
+def uses_at_most(forms: Sequence[str], counts: dict[str, Counter[str]], *, most: int) -> int:
+    """Return how many uses of a word are kept at most: ``most`` of each group, or as many as it has there.
+
+    Args:
+        forms: Those that count for the word.
+        counts: Of the content words by group; other words are taken to be everywhere.
+        most: Uses kept in each group.
+    """
+    if not all(map(is_content_word, forms)):
+        return most * len(counts)
+    return sum(min(most, sum(group[form] for form in forms)) for group in counts.values())
+
+
+def groups_with(forms: Iterable[str], counts: dict[str, Counter[str]]) -> set[str]:
+    """Return the groups in which one of some forms occurs; all if one is no content word, which are not counted."""
+    listed = list(forms)
+    everywhere = not all(map(is_content_word, listed))
+    return {name for name, group in counts.items() if everywhere or any(form in group for form in listed)}
+
+
+def together(counts: dict[str, Counter[str]], groups: Sequence[str]) -> Counter[str]:
+    """Return the counts of words in some groups as if they were one."""
+    if len(groups) == 1:
+        return counts.get(groups[0], Counter())
+    total: Counter[str] = Counter()
+    for name in groups:
+        total.update(counts.get(name, Counter()))
+    return total

@@ -12,6 +12,19 @@ from ctxembed.text import word_form
 
 from .output import say
 
+
+def check_plot(_: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse a file that ends in no kind of figure before anything is computed for it."""
+    if value is None:
+        return None
+    from ctxembed.report.meaning_figures import check_kind
+
+    try:
+        return check_kind(value)
+    except InvalidInputError as error:
+        raise click.BadParameter(str(error), param=parameter) from error
+
+
 inflections_option = click.option(
     "--inflections",
     is_flag=True,
@@ -29,6 +42,7 @@ plot_option = click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
+    callback=check_plot,
     help="Write a figure for a paper, .png, .svg or .pdf.",
 )
 

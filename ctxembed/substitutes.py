@@ -57,6 +57,7 @@ def substitutes(embedder: Embedder, usages: Sequence[Usage], *, number: int = 5)
     total = total / len(usages) - USUAL * usual
     own = {word_form(usage.word) for usage in usages}
     starts = tokenizer.word_starts()
+    starts[tokenizer.unknown_id] = False  # it would be written out
     words: list[str] = []
     for token in np.argsort(-total, kind="stable"):
         form = word_form(tokenizer.decode([int(token)])) if starts[token] else ""

@@ -147,17 +147,6 @@ def parting_layer(layers: Sequence[LayerSimilarities]) -> int | None:
     return None if best is None else best[1]
 
 
-def plane(vectors: Vectors) -> Vectors:
-    """Lay unit vectors (N, D) out in the plane of their principal components, (N, 2); one alone is at the origin."""
-    from sklearn.decomposition import PCA
-
-    points = np.zeros((len(vectors), 2), dtype=np.float32)
-    if np.ptp(vectors, axis=0).max(initial=0.0) > 0:
-        width = min(2, *vectors.shape)
-        points[:, :width] = PCA(width, svd_solver="full").fit_transform(vectors)
-    return points
-
-
 def similarities(vectors: Vectors) -> Vectors:
     """Return the cosine similarities (N, N) of unit vectors (N, D); NaN for a zero vector, which stands for nothing.
 

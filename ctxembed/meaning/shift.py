@@ -274,13 +274,13 @@ def _with_senses(
     stored: StoredSenses | None,
 ) -> WordUses:
     known = stored(word) if stored is not None else None
+    of_one_form = without_forms(vectors, [word_form(each.usage.word) for each in occurrences])
     if known is not None:
-        labels, unclear = nearest_centres(vectors, known[1])
+        labels, unclear = nearest_centres(of_one_form, known[1])
         return WordUses(word, occurrences, vectors, counts, Clusters(labels, known[1], unclear), known[0])
     if not len(vectors):
         nothing = np.zeros(0, dtype=np.int64)
         return WordUses(word, [], vectors, counts, Clusters(nothing, vectors, nothing.astype(bool)), (), False)
-    of_one_form = without_forms(vectors, [word_form(each.usage.word) for each in occurrences])
     clusters, is_clear = cluster_uses(of_one_form, seed=seed), True
     if len(clusters) == 1 and len(vectors) >= 4:
         clusters, is_clear = cluster_uses(of_one_form, k=2, seed=seed), False

@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ctxembed.meaning.compare import Findings, letter, marked, pairs, parting_layer, plane, scale_note
+from ctxembed.meaning.compare import Findings, letter, marked, pairs, parting_layer, scale_note
+from ctxembed.overview.projection import project
 from ctxembed.report.charts import heatmap, lines, scatter, weighted_text
 from ctxembed.report.page import marked_text, render_page, section, table
 
@@ -89,10 +90,10 @@ def _maps(found: Findings) -> Markup:
     named = [textwrap.shorten(text, 76, placeholder=" ...") for text in texts]
     groups = named if len(texts) <= MOST_NAMED else words if len(set(words)) > 1 else None
     caption = "Principal components of the vectors in context: near each other is used alike"
-    parts = [scatter(plane(result.vectors), texts=texts, groups=groups, caption=caption)]
+    parts = [scatter(project(result.vectors).points, texts=texts, groups=groups, caption=caption)]
     if result.static_vectors is not None:
         caption = "The same by static lookup: uses of one written form are one point"
-        parts.append(scatter(plane(result.static_vectors), texts=texts, groups=groups, caption=caption))
+        parts.append(scatter(project(result.static_vectors).points, texts=texts, groups=groups, caption=caption))
     return section("A map of the uses", *parts)
 
 

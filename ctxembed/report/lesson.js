@@ -39,7 +39,7 @@ function showMatrix(place) {
   const square = ["scores", "scaled", "weights"].includes(name);
   const from = square ? 0 : Math.min(state.from[name] ?? 0, width - 1);
   const to = square ? width : Math.min(width, from + PAGE_COLUMNS);
-  const largest = Math.max(...rows.flat().map(Math.abs)) || 1;
+  const largest = rows.reduce((most, row) => row.reduce((found, value) => Math.max(found, Math.abs(value)), most), 0) || 1;
   const where = [perLayer ? layers[state.layer].label : "", perHead ? `head ${state.head + 1}` : ""].filter(Boolean);
   const part = to - from < width ? `, columns ${from + 1} to ${to}` : "";
   const size = `${rows.length} × ${width}${part}`;

@@ -8,10 +8,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ctxembed.meaning.clusters import without_forms
+from ctxembed.meaning.clusters import Method, without_forms
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.senses import WordSenses
 from ctxembed.meaning.shift import WordShift, WordUses
+from ctxembed.overview.projection import project
 from ctxembed.report import charts, page
 from ctxembed.text import word_form
 from ctxembed.types import Vectors
@@ -26,8 +27,17 @@ _STYLE = """
 """
 
 
-def senses_page(results: Sequence[WordSenses], *, seed: int = 1) -> str:
-    """Return a page on the senses of words: a table, then map, concordance and tree of each word."""
+def senses_page(
+    results: Sequence[WordSenses], *, k: int | None = None, method: Method = "k-means", seed: int = 1
+) -> str:
+    """Return a page on the senses of words: a table, then map, concordance and tree of each word.
+
+    Args:
+        results: The words.
+        k: How many senses were asked for, None where that was found.
+        method: How the uses were grouped.
+        seed: Decides which uses are drawn.
+    """
     rows = [
         {
             "sense": sense.id,
@@ -41,7 +51,7 @@ def senses_page(results: Sequence[WordSenses], *, seed: int = 1) -> str:
         for sense in result.senses
     ]
     note = (
-        "A group of uses is split as long as its halves stand clearly apart on uses that it was not learnt from. "
+        f"{_how_found(k, method)} "
         "Beside it: words that distinguish the sense. In its place: what a masked-word model would write."
     )
     parts = [page.section("Senses", page.table(rows), note=note)]
@@ -91,21 +101,24 @@ def sense_shares(uses: WordUses, groups: Sequence[str]) -> NDArray[np.float64]:
     return shares
 
 
-def flat_map(vectors: Vectors) -> NDArray[np.float64]:
-    """Return the two directions of most variance of vectors (N, D), as places (N, 2)."""
-    centred = vectors - vectors.mean(axis=0)
-    if len(vectors) < 2:
-        return np.zeros((len(vectors), 2))
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    places = np.zeros((len(vectors), 2))
-    count = min(2, len(values))
-    places[:, :count] = left[:, :count] * values[:count]
-    return places
-
-
 def some_of(number: int, most: int, *, seed: int) -> NDArray[np.intp]:
     """Return at most so many of N numbers, a seeded sample in order."""
     return np.sort(np.random.default_rng(seed).permutation(number)[:most]).astype(np.intp)
+
+
+def _how_found(k: int | None, method: Method) -> str:
+    """Say how the number of senses and the uses of each were found."""
+    if method == "hdbscan":
+        return "HDBSCAN decided how many senses there are and which uses are of which."
+    grouping = "agglomerative clustering" if method == "agglomerative" else method
+    members = f"Which uses are of which was decided by {grouping}."
+    if k is not None:
+        return f"The number of senses ({k}) was given. {members}"
+    return (
+        "A group of uses is split as long as its halves stand clearly apart on uses that it was not learnt from. Where "
+        "no gap parts the uses of a word, and they are less alike than those of one sense mostly are, there are as "
+        f"many senses as two halves of the uses agree on best. {members}"
+    )
 
 
 def _numbers(each: WordShift) -> dict[str, object]:
@@ -174,7 +187,7 @@ def _maps(
     occurrences: Sequence[Occurrence], vectors: Vectors, groupings: dict[str, list[str]], *, seed: int
 ) -> list[Markup]:
     some = some_of(len(occurrences), MAP_USES, seed=seed)
-    places = flat_map(vectors)[some]
+    places = project(vectors).points[some]
     texts = [f"{_snippet(occurrences[n])} ({occurrences[n].id})" for n in some]
     said = f" {len(some)} of {len(occurrences)} uses are shown." if len(some) < len(occurrences) else ""
     return [

@@ -13,8 +13,9 @@ from ctxembed.meaning.clusters import without_forms
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.senses import WordSenses
 from ctxembed.meaning.shift import WordUses
+from ctxembed.overview.projection import project
 from ctxembed.report.charts import COLOURS
-from ctxembed.report.meaning import flat_map, sense_shares, some_of
+from ctxembed.report.meaning import sense_shares, some_of
 from ctxembed.runtime import atomic_path
 from ctxembed.text import word_form
 from ctxembed.types import Vectors
@@ -66,11 +67,21 @@ def shift_figure(uses: Sequence[WordUses], groups: Sequence[str], path: Path, *,
     _save(figure, path)
 
 
-def _begin(path: Path, *, rows: int, columns: int) -> tuple[Any, Any]:
+def check_kind(path: Path) -> Path:
+    """Return a path that ends in a kind of figure.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
     if path.suffix.lower() not in KINDS:
         raise InvalidInputError(
             f"{path} ends in {path.suffix or 'nothing'!r}, need one of {', '.join(KINDS)}: rename it"
         )
+    return path
+
+
+def _begin(path: Path, *, rows: int, columns: int) -> tuple[Any, Any]:
+    check_kind(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
@@ -88,7 +99,7 @@ def _map(
     order: Sequence[str] | None = None,
 ) -> None:
     some = some_of(len(occurrences), MAP_USES, seed=seed)
-    places = flat_map(without_forms(vectors, [word_form(each.usage.word) for each in occurrences]))[some]
+    places = project(without_forms(vectors, [word_form(each.usage.word) for each in occurrences])).points[some]
     shown = np.array([names[n] for n in some])
     for number, name in enumerate(order or sorted(set(names))):
         members = places[shown == name]
@@ -119,10 +130,10 @@ def _bars(axis: Any, shares: Any, names: Sequence[str], groups: Sequence[str]) -
 
 
 def _save(figure: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower().lstrip("."), dpi=200, metadata=_undated(path))
+    """Write a figure without what differs from run to run: its time, and random names for the parts of an svg."""
+    import matplotlib as mpl
 
-
-def _undated(path: Path) -> dict[str, None]:
-    """Return what keeps the time out of a file, so that equal runs give equal files."""
-    return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    kind = path.suffix.lower().lstrip(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with atomic_path(path) as temporary, mpl.rc_context({"svg.hashsalt": "ctxembed"}):
+        figure.savefig(temporary, format=kind, dpi=200, metadata=undated)

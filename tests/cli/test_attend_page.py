@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from ctxembed.config import EncoderConfig, PoolingConfig
 from ctxembed.inspection.trace import Trace, trace_sentence
 from ctxembed.inspection.worked import worked_example
-from ctxembed.model.checkpoint import load_checkpoint
+from ctxembed.model.checkpoint import Checkpoint, load_checkpoint
+from ctxembed.model.encoder import TransformerEncoder
+from ctxembed.report.lesson import write_lesson_page
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
+
+    from ctxembed.tokenizer import SubwordTokenizer
 
     from .conftest import Run
 
@@ -125,6 +130,25 @@ def test_numbers_of_the_embedding_equal_the_library_exactly(page: WebDriver, tra
     np.testing.assert_array_equal(shown(page, "token"), embedding.token)
     np.testing.assert_array_equal(shown(page, "position"), embedding.position)
     np.testing.assert_array_equal(shown(page, "embedded"), embedding.output)
+
+
+def test_every_matrix_of_a_long_sentence_is_shown(
+    browser: WebDriver, tmp_path: Path, tiny_tokenizer: SubwordTokenizer
+) -> None:
+    config = EncoderConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=8, num_layers=1, num_heads=1, intermediate_size=1024, max_length=256
+    )
+    model = Checkpoint("wide", TransformerEncoder(config), tiny_tokenizer, PoolingConfig())
+    trace = trace_sentence(model, "the bank " * 120)
+    write_lesson_page(tmp_path / "long.html", [(trace, None)])
+    browser.get((tmp_path / "long.html").as_uri())
+    assert trace.layers[0].inner.size > 240 * 1000  # more than a call can have arguments
+    np.testing.assert_array_equal(shown(browser, "layer_output"), trace.layers[0].output)
+    captions = [each.text for each in browser.find_elements("css selector", ".matrix caption") if each.is_displayed()]
+    assert len(captions) == 4
+    assert f"{len(trace.tokens)} × 1024, columns 1 to 12" in captions[1]
+    assert browser.find_element("id", "now").text.endswith("Feed-forward")
+    assert noted(browser) == []
 
 
 def test_marked_word_asks_and_its_row_is_shown(page: WebDriver, traces: list[Trace]) -> None:

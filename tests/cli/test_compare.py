@@ -322,6 +322,26 @@ def test_wish_that_cannot_be_met_is_one_line(
     assert message in compared(run, RIVER, "-m", model, "--no-static", *options, code=code).stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["--html p.html", "--why", "--layers all", "--swap a=b", "--senses s", "--word a", "--nearest 3", "--raw",
+     "--max-uses 3"],
+)  # fmt: skip
+@pytest.mark.parametrize("measure", ["reliability", "why"])
+def test_what_is_asked_of_uses_is_refused_where_the_sets_that_ship_are_measured(
+    run: Run, measure: str, options: str
+) -> None:
+    outcome = run("compare", "--measure", measure, *options.split(), "-m", "no-model", code=2)
+    assert f"{options.split()[0]} does nothing with --measure" in outcome.stderr
+
+
+def test_rows_of_different_kinds_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
+    arguments = ["compare", RIVER, "-m", "no-model", "--html", "page.html", "--format", "jsonl"]
+    outcome = run(*arguments, "--swap", "river=loan", "--senses", "kept", code=2)
+    assert "--swap and --senses have rows of different kinds" in outcome.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_layers_show_every_pair_in_every_layer(run: Run, model: Path) -> None:
     arguments = ["-m", model, "--no-static", "--layers", "all", "--nearest", "0", "--format", "json"]
     layers = run("compare", RIVER, MONEY, *arguments).json["layers"]

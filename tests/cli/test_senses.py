@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ctxembed_cli.senses import USES_FOR_SUBSTITUTES, labelled
+
+from ctxembed.embedder import Embedder
+from ctxembed.meaning.occurrences import Occurrence
+from ctxembed.meaning.senses import find_senses
+from ctxembed.types import Usage
 
 from .conftest import Run
 
@@ -30,6 +37,23 @@ def test_senses_are_an_array_with_id_share_and_uses(run: Run, corpus, model: Pat
     assert rows[0]["word_uses"] == 20
 
 
+def test_substitutes_are_of_the_uses_that_are_typical_of_a_sense_in_any_form(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder, asked = Embedder.load(tiny_model), []
+    monkeypatch.setattr("ctxembed.substitutes.substitutes", lambda _, usages: asked.append(list(usages)) or ["word"])
+    chance, occurrences, vectors = np.random.default_rng(1), [], []
+    for n in range(80):
+        form = ("line", "lines")[n % 2]
+        occurrences.append(Occurrence(str(n), Usage(f"the {form} {n}", 4, 4 + len(form)), form))
+        vectors.append(np.eye(8)[n // 40] + (n % 2) * np.eye(8)[4] + chance.normal(0, 0.1, 8))
+    unit = np.array([each / np.linalg.norm(each) for each in vectors], dtype=np.float32)
+    found = find_senses("line", occurrences, unit, k=2, num_examples=USES_FOR_SUBSTITUTES, with_stability=False)
+    result = labelled(found, embedder, inventory=None, layer=None)
+    assert asked == [[each.usage for each in sense.typical] for sense in found.senses]
+    assert [sense.substitutes for sense in result.senses] == [("word",)] * 2
+
+
 def test_static_vectors_give_one_sense_without_substitutes(run: Run, corpus, static: Path) -> None:
     (row,) = run("senses", "corpus.txt", "bank", "-m", static, "--format", "json").json
     assert (row["share"], row["uses"], row["substitutes"], row["silhouette"]) == (1.0, 20, [], None)
@@ -43,7 +67,9 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert len(uses) == 20
     assert {use["sense"] for use in uses} == {"bank#1", "bank#2"}
     assert all(use["text"][use["start"] : use["end"]] == "bank" for use in uses)
-    assert "bank#2" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "bank#2" in page
+    assert "The number of senses (2) was given." in page
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     lines = corpus.read_text(encoding="utf-8").splitlines()
     (tmp_path / "old.txt").write_text("\n".join(lines[:12]), encoding="utf-8")
@@ -67,6 +93,21 @@ def test_senses_are_kept_assigned_and_tracked(run: Run, corpus, tmp_path: Path, 
     assert "Uses that moved most, old to new" in page
     assert "p: by permutation, of excess" in page
     assert (tmp_path / "shift.png").stat().st_size > 1000
+
+
+def test_kind_of_figure_is_checked_before_anything_is_kept(run: Run, corpus, tmp_path: Path, model: Path) -> None:
+    arguments = ("senses", "corpus.txt", "bank", "-m", model, "-o", "kept", "--plot", "figure.jpg")
+    assert "figure.jpg ends in '.jpg', need one of .png, .svg, .pdf" in run(*arguments, code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+def test_senses_are_printed_though_a_picture_cannot_be_written(run: Run, corpus, static: Path) -> None:
+    for option, name in (("--html", "page.html"), ("--plot", "figure.png")):
+        outcome = run(
+            "senses", "corpus.txt", "bank", "-m", static, option, f"corpus.txt/{name}", "--format", "json", code=1
+        )
+        assert outcome.json[0]["id"] == "bank#1"
+        assert outcome.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_compare_names_the_stored_sense_of_each_use(run: Run, corpus, model: Path) -> None:

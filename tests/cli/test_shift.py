@@ -6,8 +6,12 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ctxembed_cli.shift_sides import Sides
+
+from ctxembed.meaning.occurrences import FoundUses
 
 from .conftest import Run
 
@@ -187,6 +191,38 @@ def test_top_finds_the_word_that_moved_among_all(run: Run, corpora, model: Path)
     assert len(rows) == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["--words bank,boat,cloud,the", "--words mud,bank --controls 0", "--top 3 --min-count 6 --max-uses 4 --min-uses 4"],
+)
+def test_words_whose_uses_are_too_many_are_measured_some_at_a_time(
+    run: Run, tmp_path: Path, static: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    rows = [
+        {"text": f"The bank by the boat {n}. A cloud, a cloud." + " Some mud." * (year != 1860), "year": year}
+        for year in (1810, 1860, 1910)
+        for n in range(6)
+    ]
+    (tmp_path / "dated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = "shift dated.jsonl --by year --permutations 9 --format json".split() + arguments.split()
+    whole = run(*command, "-m", static)
+    held, find = [], Sides.find
+
+    def counted(self: Sides, *given: Any, **options: Any) -> FoundUses:
+        found = find(self, *given, **options)
+        held.append({word: sum(len(side.occurrences) for side in sides.values()) for word, sides in found.items()})
+        return found
+
+    monkeypatch.setattr(Sides, "find", counted)
+    monkeypatch.setattr("ctxembed_cli.shift.BLOCK_USES", 24)
+    parted = run(*command, "-m", static)
+    assert parted.json == whole.json
+    assert whole.json
+    assert "passes, for at most 24 uses or one word at a time" in parted.stderr
+    assert "passes" not in whole.stderr
+    assert all(sum(words.values()) <= 24 or len(words) == 1 for words in held)
+
+
 QUICK = "shift old.txt new.txt --words attack --permutations 9 --format json".split()
 
 
@@ -218,6 +254,25 @@ def test_mistakes_are_one_line(run: Run, corpora, model: Path, arguments, messag
     assert message in run("shift", *arguments, "-m", model, code=1).stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--top 2 --controls 10", "--controls does nothing with --top"),
+        ("--words attack --min-count 50", "--min-count does nothing without --top"),
+        ("--words attack --against first", "--against does nothing without --by"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(run: Run, corpora, arguments: str, message: str) -> None:
+    assert message in run("shift", "old.txt", "new.txt", *arguments.split(), "-m", "no-model", code=2).stderr
+
+
+@pytest.mark.parametrize("options", ["--top 2 --min-count 5", "--inflections"])
+def test_options_for_text_are_refused_with_all_uses_that_are_given(run: Run, tmp_path: Path, options: str) -> None:
+    (tmp_path / "uses.jsonl").write_text('{"text": "an attack", "start": 3, "end": 9}\n', encoding="utf-8")
+    outcome = run("shift", "uses.jsonl", "uses.jsonl", *options.split(), "-m", "no-model", code=2)
+    assert "does nothing for uses that are given, which are all measured" in outcome.stderr
+
+
 def test_file_of_words_has_one_a_line_in_utf8(run: Run, corpora, tmp_path: Path, model: Path) -> None:
     arguments = ("shift", "old.txt", "new.txt", "--words", "words.txt", "--permutations", "9", "-m", model)
     (tmp_path / "words.txt").write_bytes("\N{BOM}attack\nplane\n".encode())
@@ -233,6 +288,27 @@ def test_table_says_what_moved(run: Run, corpora, model: Path) -> None:
         "what moved"
         in run("shift", "old.txt", "new.txt", "--words", "attack", "-m", model, "--permutations", "9").stdout
     )
+
+
+def test_kind_of_figure_is_checked_before_anything_is_read(run: Run, model: Path) -> None:
+    arguments = ("shift", "none.txt", "none.txt", "--words", "attack", "-m", model, "--plot", "figure")
+    assert "figure ends in 'nothing', need one of .png, .svg, .pdf" in run(*arguments, code=2).stderr
+
+
+def test_rows_are_printed_though_there_is_nothing_to_draw(run: Run, corpora, tmp_path: Path, model: Path) -> None:
+    arguments = ("shift", "old.txt", "new.txt", "--words", "river", "--min-uses", "50", "--controls", "0", "-m", model)
+    outcome = run(*arguments, "--format", "json", "--plot", "figure.png", "--html", "page.html")
+    assert (outcome.json[0]["word"], outcome.json[0]["apd"]) == ("river", None)
+    assert "figure.png is not written: no word had enough uses to be measured" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1] == "written: page.html"
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_rows_are_printed_though_a_picture_cannot_be_written(run: Run, corpora, model: Path) -> None:
+    for option, name in (("--html", "page.html"), ("--plot", "figure.png")):
+        outcome = run(*QUICK, "--controls", "0", "-m", model, option, f"old.txt/{name}", code=1)
+        assert outcome.json[0]["word"] == "attack"
+        assert outcome.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_help_says_what_is_tested(run: Run) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from sklearn.metrics import adjusted_rand_score
 
 from ctxembed.errors import ArtifactError, InvalidInputError
 from ctxembed.meaning.occurrences import Occurrence
 from ctxembed.meaning.sense_folder import SenseFolder
 from ctxembed.meaning.senses import WordSenses, find_senses, read_inventory, with_glosses
+from ctxembed.overview.projection import project
 from ctxembed.report.meaning import senses_page
 from ctxembed.report.meaning_figures import sense_figure
 from ctxembed.runtime import sha256_file
@@ -272,13 +274,34 @@ def test_page_shows_every_sense_and_asks_nothing_of_a_network(result) -> None:
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_map_shows_principal_components(result, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("ctxembed.report.charts.scatter", lambda points, **_: drawn.append(points) or Markup(""))
+    senses_page([result])
+    np.testing.assert_array_equal(drawn[0], project(result.vectors).points)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ({}, "no gap parts the uses of a word, and they are less alike", "was given"),
+        ({"method": "agglomerative"}, "was decided by agglomerative clustering.", "k-means"),
+        ({"k": 2}, "The number of senses (2) was given.", "A group of uses is split"),
+        ({"method": "hdbscan"}, "HDBSCAN decided how many senses there are", "A group of uses is split"),
+    ],
+)
+def test_page_says_how_the_senses_were_found(result, settings, said: str, unsaid: str) -> None:
+    page = senses_page([result], **settings)
+    assert said in page
+    assert unsaid not in page
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_figure_is_the_same_file_twice(tmp_path: Path, result, kind: str) -> None:
     for name in "ab":
         sense_figure([result], tmp_path / f"{name}.{kind}")
     first, second = ((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")
     assert len(first) > 1000
-    if kind == "png":
-        assert first == second
+    assert first == second
     with pytest.raises(InvalidInputError, match="ends in '.doc', need one of .png"):
         sense_figure([result], tmp_path / "a.doc")

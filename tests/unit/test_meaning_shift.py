@@ -10,6 +10,7 @@ from ctxembed.meaning.alignment import GroupStream, aligned_distances
 from ctxembed.meaning.collocates import distinctive_words
 from ctxembed.meaning.occurrences import find_uses
 from ctxembed.meaning.periods import Comparison, Periods, comparisons
+from ctxembed.meaning.senses import find_senses
 from ctxembed.meaning.shift import ShiftOptions, encode_found, measure_shift, most_shifted, with_q
 from ctxembed.static import StaticVectors
 from ctxembed.text import word_forms
@@ -104,6 +105,32 @@ def test_stored_senses_keep_their_names() -> None:
     )
     shift = measure_shift(uses, PAIR, options=OPTIONS)
     assert {sense.id: sense.uses_old for sense in shift.senses} == {"bank#3": 30, "bank#7": 10}
+
+
+class FormEncoder(ContextEncoder):
+    """Beside its context, the vector of a plural leans towards money."""
+
+    def encode_usages(self, usages: Sequence[Usage], *, layer: int | None = None) -> Vectors:
+        vectors = super().encode_usages(usages, layer=layer)
+        vectors[[usage.word == "banks" for usage in usages], 1] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_written_form_does_not_decide_which_stored_sense_a_use_is_of() -> None:
+    documents = [
+        document
+        for word in ("bank", "banks")
+        for document in (*corpus(word, 20, 0, "old"), *corpus(word, 0, 20, "new"))
+    ]
+    table = {"bank": "bank", "banks": "bank"}
+    found = find_uses(documents, table, group=lambda document: str(document.metadata["side"]))
+    plain = next(encode_found(found, encoder=FormEncoder(), options=OPTIONS))
+    senses = find_senses("bank", plain.occurrences, plain.vectors, k=2, with_stability=False)
+    kept = tuple(sense.id for sense in senses.senses), senses.clusters.centres
+    uses = next(encode_found(found, encoder=FormEncoder(), options=OPTIONS, stored=lambda _: kept))
+    assert uses.clusters.labels.tolist() == senses.clusters.labels.tolist()
+    sides = {(sense.uses_old, sense.uses_new) for sense in measure_shift(uses, PAIR, options=OPTIONS).senses}
+    assert sides == {(40, 0), (0, 40)}
 
 
 # Groups

@@ -196,6 +196,25 @@ def test_projection_of_degenerate_vectors_is_defined(vectors):
     assert 0 <= found.share <= 1 + 1e-9
 
 
+def test_projection_keeps_the_distances_of_vectors_that_lie_in_a_plane():
+    generator = np.random.default_rng(1)
+    flat = generator.standard_normal((6, 2)) @ np.linalg.qr(generator.standard_normal((9, 2)))[0].T + 3
+    found = project(flat.astype(np.float32)).points
+    distances = [np.linalg.norm(points[:, None] - points[None], axis=-1) for points in (found, flat)]
+    np.testing.assert_allclose(*distances, atol=1e-4)
+
+
+@pytest.mark.parametrize("vector", [np.ones(5), unit(1, 9)[0], np.ones(1)])
+def test_projection_of_vectors_that_do_not_differ_is_one_point(vector):
+    assert project(np.tile(vector.astype(np.float32), (7, 1))).points.tolist() == [[0, 0]] * 7
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
+def test_projection_has_its_axes_the_same_way_round_in_any_order(order):
+    vectors = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], dtype=np.float32)
+    np.testing.assert_allclose(project(vectors[order]).points, vectors[order], atol=1e-12)
+
+
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-5, 50), st.floats(-9, 9), st.sampled_from(["", "a", "7"]))
 
 

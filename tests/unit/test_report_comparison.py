@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from ctxembed.calibration import Calibration
 from ctxembed.embedder import Embedder
-from ctxembed.meaning.compare import Findings, compare_usages, layer_similarities, plane
+from ctxembed.meaning.compare import Findings, compare_usages, layer_similarities
 from ctxembed.meaning.occlusion import explain_usages, swap_words
+from ctxembed.overview.projection import project
 from ctxembed.report.comparison import comparison_page
 from ctxembed.static import StaticVectors
 from ctxembed.text import parse_usage
@@ -79,17 +81,11 @@ def test_layer_profile_of_many_uses_is_of_the_extremes(encoder: Embedder) -> Non
     assert "least alike" in page
 
 
-def test_plane_keeps_the_distances_of_vectors_that_lie_in_one() -> None:
-    generator = np.random.default_rng(1)
-    flat = generator.standard_normal((6, 2)) @ np.linalg.qr(generator.standard_normal((9, 2)))[0].T + 3
-    found = plane(flat.astype(np.float32))
-    np.testing.assert_allclose(distances(found), distances(flat), atol=1e-4)
-
-
-def distances(points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(points[:, None] - points[None], axis=-1)
-
-
-@pytest.mark.parametrize("vectors", [np.ones((1, 5)), np.ones((4, 5)), np.ones((3, 1))])
-def test_plane_of_what_does_not_differ_is_one_point(vectors: np.ndarray) -> None:
-    assert plane(vectors.astype(np.float32)).tolist() == [[0, 0]] * len(vectors)
+def test_map_shows_principal_components(full: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("ctxembed.report.comparison.scatter", lambda points, **_: drawn.append(points) or Markup(""))
+    comparison_page(full)
+    first, second = drawn
+    assert full.comparison.static_vectors is not None
+    np.testing.assert_array_equal(first, project(full.comparison.vectors).points)
+    np.testing.assert_array_equal(second, project(full.comparison.static_vectors).points)
