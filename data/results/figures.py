@@ -306,10 +306,41 @@ def speed() -> Rows:
     return table
 
 
+def kinds_at_a_million() -> Rows:
+    """Every kind of index beside bare FAISS, a million rows."""
+    return _kinds("index-kinds-1000000")
+
+
+def kinds_at_a_hundred_thousand() -> Rows:
+    """The same with a tenth of the rows."""
+    return _kinds("index-kinds-100000")
+
+
+def _kinds(file: str) -> Rows:
+    table = [["kind", "build, s", "tune and measure, s", "peak memory, MiB", "bytes of memory a row", "recall@10", "open, ms"]]
+    table[0] += ["queries/s, one at a time", "queries/s, many at a time"]
+    order = ("flat", "hnsw", "ivf-sq8", "ivf-pq")
+    for row in sorted(results(file)["results"], key=lambda row: order.index(row["kind"])):
+        ours, bare, both = row["build_ours"], row["build_bare"], row["search_both"]
+        table.append(
+            [
+                f"`{row['kind']}`",
+                f"{ours['build_s']:.0f} ({bare['build_s']:.0f})",
+                f"{ours['tune_and_measure_s']:.0f}",
+                f"{ours['peak_mib']:,.0f} ({bare['peak_mib']:,.0f})",
+                f"{ours['bytes_per_row']:,.0f}",
+                number(both["ours_recall"]),
+                f"{both['open_ms']:.0f}",
+                *(f"{both[f'ours_{how}_qps']:,.0f} ({both[f'{how}_time_ratio']:.2f})" for how in ("one", "many")),
+            ]
+        )
+    return table
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     table.__name__: table
     for table in (headline, stages, words, layers, senses, pairs, texts, objectives)
-    + (reliability, why, planted, groups, groups_found, speed)
+    + (reliability, why, planted, groups, groups_found, speed, kinds_at_a_million, kinds_at_a_hundred_thousand)
 }
 
 

@@ -27,6 +27,7 @@ from ctxembed.runtime import (
     default_model,
     environment,
     existing,
+    model_folder,
     progress,
     require,
     sha256_file,
@@ -188,6 +189,12 @@ def test_installation_without_data_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingInputError, match="ctxembed_data is not installed: reinstall ctxembed from its wheel"):
         data_directory()
+
+
+def test_a_model_is_named_by_its_folder_or_as_the_one_that_ships() -> None:
+    assert model_folder("some/model") == model_folder(Path("some/model")) == Path("some/model")
+    assert model_folder(None) == model_folder("default") == default_model("encoder")
+    assert model_folder("default", "static") == default_model("static")
 
 
 def test_default_model_is_the_one_in_the_data_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_a_model_to_go_on_from_is_loaded(base: Path, tiny_model: Path) -> None:
 
 
 def test_default_stands_for_the_model_that_ships(base: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctxembed.training.recipes, "default_model", lambda kind: {"encoder": tiny_model}[kind])
+    monkeypatch.setattr("ctxembed.runtime.default_model", lambda kind: {"encoder": tiny_model}[kind])
     start = made(base, model={"from": "default"}).start
     assert isinstance(start, ExistingModel)
     assert start.checkpoint.name == "tiny"

@@ -141,7 +141,7 @@ def test_model_is_gone_on_from_and_left_as_it_was(run: Run, corpus: Path, model:
 
 
 def test_default_is_the_model_that_ships(run: Run, corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctxembed.training.recipes.default_model", {"encoder": model}.__getitem__)
+    monkeypatch.setattr("ctxembed.runtime.default_model", {"encoder": model}.__getitem__)
     run("train", "mlm", corpus, "-o", "adapted", "--from", "default", *SHORT)
     assert training("adapted")["initial_name"] == "model"
 
