@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxembed.config import EncoderConfig, PoolingConfig
 from ctxembed.model.checkpoint import Checkpoint
-from ctxembed.model.encoder import TransformerEncoder
 from ctxembed.training.batches import TokenRows
 from ctxembed.training.objectives.contrastive import (
     Contrastive,
@@ -23,9 +21,9 @@ from ctxembed.training.objectives.contrastive import (
 from ctxembed.training.pairs import PairCounts, PairRows
 
 if TYPE_CHECKING:
-    from ctxembed.tokenizer import SubwordTokenizer
+    pass
 
-WIDTH, PAD = 16, 0
+PAD = 0
 Pair = tuple[list[int], list[int], list[list[int]]]
 
 # Pairs 0 and 2 have the same positive, 0 and 3 the same anchor; the positive of 4 is the anchor of 1, and a hard
@@ -37,24 +35,6 @@ PAIRS: list[Pair] = [
     ([9, 10], [35, 36], []),
     ([15, 16], [11, 12, 13], [[56]]),
 ]
-
-
-def checkpoint(tokenizer: SubwordTokenizer, *, dropout: float = 0.0) -> Checkpoint:
-    shape = EncoderConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=24,
-        max_length=16,
-        dropout=dropout,
-    )
-    torch.manual_seed(1)
-    encoder = TransformerEncoder(shape)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return Checkpoint(name="tiny", encoder=encoder.train(), tokenizer=tokenizer, pooling=PoolingConfig())
 
 
 def rows_of(lists: list[list[int]]) -> TokenRows:

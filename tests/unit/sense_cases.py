@@ -6,13 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctxembed.config import EncoderConfig, PoolingConfig
-from ctxembed.model.checkpoint import Checkpoint
-from ctxembed.model.encoder import TransformerEncoder
 from ctxembed.training.batches import TokenRows
 from ctxembed.training.objectives.senses import (
     SenseConfig,
@@ -20,30 +16,13 @@ from ctxembed.training.objectives.senses import (
 )
 from ctxembed.training.sense_rows import SenseCounts, SenseRows
 
+from .tiny_models import checkpoint
+
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
 
-WIDTH = 16
 Use = tuple[int, int]
 """A lemma and one of its senses."""
-
-
-def checkpoint(tokenizer: SubwordTokenizer, **pooling: Any) -> Checkpoint:
-    shape = EncoderConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_layers=2,
-        num_heads=2,
-        intermediate_size=24,
-        max_length=32,
-        dropout=0.0,
-    )
-    torch.manual_seed(1)
-    encoder = TransformerEncoder(shape)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return Checkpoint(name="tiny", encoder=encoder.train(), tokenizer=tokenizer, pooling=PoolingConfig(**pooling))
 
 
 def random_rows(lengths: list[int]) -> TokenRows:

@@ -22,19 +22,8 @@ from ctxembed.training.objectives.contrastive import (
     same_texts,
 )
 
-from .contrastive_cases import (
-    PAD,
-    PAIRS,
-    WIDTH,
-    Pair,
-    checkpoint,
-    gradients,
-    nce_by_hand,
-    objective,
-    pair_rows,
-    rows_in,
-    whole_batch,
-)
+from .contrastive_cases import PAD, PAIRS, Pair, gradients, nce_by_hand, objective, pair_rows, rows_in, whole_batch
+from .tiny_models import WIDTH, checkpoint
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer

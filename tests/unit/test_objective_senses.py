@@ -21,7 +21,8 @@ from ctxembed.training.objectives.senses import (
     sense_contrast,
 )
 
-from .sense_cases import PLAIN, WIDTH, build, checkpoint, contrast_by_hand, sense_rows, unit
+from .sense_cases import PLAIN, build, contrast_by_hand, sense_rows, unit
+from .tiny_models import WIDTH, checkpoint
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer

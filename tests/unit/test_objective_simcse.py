@@ -18,7 +18,8 @@ from ctxembed.training.objectives.contrastive import (
     with_dropout,
 )
 
-from .contrastive_cases import PAD, checkpoint, gradients, nce_by_hand, rows_in, rows_of
+from .contrastive_cases import PAD, gradients, nce_by_hand, rows_in, rows_of
+from .tiny_models import checkpoint
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
