@@ -47,9 +47,9 @@ layers() { # the same pairs by every layer of the model that ships and of all-Mi
   for set in stsb sick; do ctxembed bench sentences --data "$EVAL/$set" -m "$RUN/untrained" -o "$out/$set-untrained.json"; done
 }
 
-stages() { # the model that ships after each stage of its training: STAGES/meaning, sentences, followed, polished, as data/models/recipe/train.sh makes them
+stages() { # the model that ships after each stage of its training: STAGES/meaning, sentences, followed, polished, averaged, further, wide, ending, as data/models/recipe/train.sh makes them
   local out="$here/stages" models=(-m "$encoder") stage set
-  for stage in meaning sentences followed polished; do models+=(-m "${STAGES:?}/$stage"); done
+  for stage in meaning sentences followed polished averaged further wide ending; do models+=(-m "${STAGES:?}/$stage"); done
   mkdir -p "$out"
   ctxembed bench words "${models[@]}" -o "$out/shipped-words.json"
   for set in wic mcl_wic_en; do ctxembed bench words --data "$EVAL/$set" "${models[@]}" -o "$out/$set.json"; done
@@ -280,10 +280,10 @@ json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
 }
 
-adapt() { # the model that ships goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest
-  local -x CORPUS="$CORPUS" MODEL="$encoder" OUT="$RUN/adapt"
+adapt() { # the model of STAGES/averaged (as for `stages`) goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest
+  local -x CORPUS="$CORPUS" MODEL="${STAGES:?}/averaged" OUT="$RUN/adapt"
   python3 "$here/adapt/split.py" "$CORPUS/pairs/computing_dictionary.jsonl.zst" "$OUT"
-  local recipe set systems=(-m "$encoder" -m "$OUT/pairs" -m "$OUT/kept")
+  local recipe set systems=(-m "$MODEL" -m "$OUT/pairs" -m "$OUT/kept")
   for recipe in pairs kept; do
     [ -f "$OUT/$recipe/config.json" ] || ctxembed train recipe "$here/adapt/$recipe.toml" -o "$OUT/$recipe"
   done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the encoder and the static vectors that ship, from nothing: some seven hours of two cores without AMX, and ten minutes of a GPU; `ctxembed` steps can be killed and run again with --resume.
+# Trains the encoder and the static vectors that ship, from nothing: some eight hours of two cores without AMX, and twenty-five minutes of a GPU; `ctxembed` steps can be killed and run again with --resume.
 #   CORPUS    folder of the training text (*.txt.zst, a paragraph a line; pairs/*.jsonl.zst)
 #   SEMCOR    sentences with senses, jsonl (docs/formats.md)
 #   TEACHERS  folder with all-MiniLM-L6-v2 and all-mpnet-base-v2 (Hugging Face folders, safetensors)
@@ -51,10 +51,29 @@ unset OMP_NUM_THREADS
 mkdir -p "$RUN/gpu"
 python3 "$here/gpu/choose.py" "$CORPUS" "$RUN/gpu"
 python3 "$here/gpu/tokens.py" "$RUN/gpu" "$RUN/gpu" "$RUN/tokenizer/tokenizer.json" "$TEACHERS/all-MiniLM-L6-v2/tokenizer.json" "$(nproc)"
-python3 "$here/gpu/follow.py" "$RUN/sentences" "$RUN/gpu" "$TEACHERS" "$RUN/followed" 545
+python3 "$here/gpu/follow.py" "$here/gpu/followed.toml" "$RUN/sentences" "$RUN/gpu" "$TEACHERS" "$RUN/followed" 545
 
 # Two cores again; the mean of the weights before and after.
 OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/polish.toml" -o "$RUN/polished"
-python3 "$here/average.py" "$RUN/followed" "$RUN/polished" "$RUN/ctxembed-small"
+python3 "$here/average.py" "$RUN/followed" "$RUN/polished" "$RUN/averaged"
+
+# The GPU again: both teachers for whole texts too, pairs, texts that share a word; the mean of the weights before and after.
+mkdir -p "$RUN/more"
+python3 "$here/gpu/choose.py" "$CORPUS" "$RUN/more" 2
+python3 "$here/gpu/tokens.py" "$RUN/more" "$RUN/more" "$RUN/tokenizer/tokenizer.json" "$TEACHERS/all-MiniLM-L6-v2/tokenizer.json" "$(nproc)"
+python3 "$here/gpu/follow.py" "$here/gpu/further.toml" "$RUN/averaged" "$RUN/more" "$TEACHERS" "$RUN/further" 723
+python3 "$here/average.py" "$RUN/averaged" "$RUN/further" "$RUN/wide"
+
+# Two cores: short plain sentences.
+for part in "1 60000 3" "2 110000 4"; do
+  read -r number size seed <<< "$part"
+  xz -dc "$RUN/more/short.txt.xz" | python3 "$here/plain.py" "$size" "$seed" > "$RUN/plain-$number.txt"
+  ctxembed embed "$RUN/plain-$number.txt" -m "$RUN/minilm" -o "$RUN/teacher-plain-$number" --dtype float16
+done
+export OMP_NUM_THREADS=1
+ctxembed train recipe "$here/plain.toml" -o "$RUN/plain"
+torchrun --nproc-per-node 2 -m ctxembed_cli train recipe "$here/ending.toml" -o "$RUN/ending"
+unset OMP_NUM_THREADS
+python3 "$here/average.py" "$RUN/further" "$RUN/ending" "$RUN/ctxembed-small"
 
 ctxembed train static "${fewer[@]}" -o "$RUN/static" --max-documents 240000 --dimension 100 --max-vocabulary 40000 --epochs 3 --seed 1

@@ -1,6 +1,8 @@
 """Picks the texts that both teachers will read: sentences, and whole paragraphs; a line each, by source.
 
-choose.py CORPUS OUT writes OUT/short.txt.xz and OUT/long.txt.xz.
+choose.py CORPUS OUT [SEED] writes OUT/short.txt.xz and OUT/long.txt.xz, and what belongs together (a title and its
+text, a term and its definition, a sentence and a simpler one) as OUT/pairs.txt.xz, a tab between. Another seed takes
+other parts of the files that are not taken whole.
 """
 
 import io
@@ -83,16 +85,17 @@ def shorten(parts: list[str]) -> str:
 def strings(name: str, row: dict[str, Any]) -> tuple[list[str], str | None]:
     """Return what is short in a pair or an entry, and what may be long."""
     if name.endswith("wordnet.jsonl"):
-        # As it ran. Trained again, a model should not read a gloss whose row says gloss_in_eval: it stands in a test.
-        return [clean(text) for text in (row["gloss"], *row["examples"], *row["synset_examples"])], None
+        gloss = () if row.get("gloss_in_eval") else (row["gloss"],)  # it stands in a test
+        return [clean(text) for text in (*gloss, *row["examples"], *row["synset_examples"])], None
     if name.endswith("gcide.jsonl"):
         return [*sentences(clean(row["definition"]))[:2], *(clean(each["text"]) for each in row["quotations"])], None
     return [clean(row["anchor"])], clean(row["positive"])
 
 
-def choose(path: Path, name: str, part: float, whole: float) -> tuple[list[str], list[str]]:
-    """Return the short and the long texts of a file, each once; chance follows from its name."""
-    generator, short, long = random.Random(f"{name}.zst"), [], []
+def choose(path: Path, seed: str, part: float, whole: float) -> tuple[list[str], list[str]]:
+    """Return the short and the long texts of a file, each once."""
+    name = path.name.removesuffix(".zst")
+    generator, short, long = random.Random(seed), [], []
     for line in map(str.strip, lines(path)):
         if not line or generator.random() >= part:
             continue
@@ -110,16 +113,28 @@ def choose(path: Path, name: str, part: float, whole: float) -> tuple[list[str],
     return list(dict.fromkeys(short)), [text for text in dict.fromkeys(long) if len(text) < MOST_CHARACTERS["long"]]
 
 
+def pairs(path: Path) -> Iterator[str]:
+    """Yield what belongs together, a tab between."""
+    for row in map(json.loads, lines(path)):
+        first, second = clean(row["anchor"]), shorten(sentences(row["positive"]))
+        if first and second and first != second:
+            yield f"{first}\t{second}\n"
+
+
 def main() -> None:
-    """Write both files, and the numbers of texts and words to stderr."""
-    corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
+    """Write the files, and the numbers of texts and words to stderr."""
+    corpus, out, seed = Path(sys.argv[1]), Path(sys.argv[2]), "".join(sys.argv[3:])
     with lzma.open(out / "short.txt.xz", "wt") as short_file, lzma.open(out / "long.txt.xz", "wt") as long_file:
         for name, (part, whole) in SHARES.items():
-            short, long = choose(corpus / f"{name}.zst", name, part, whole)
+            short, long = choose(corpus / f"{name}.zst", f"{name}.zst{seed}", part, whole)
             short_file.writelines(text + "\n" for text in short)
             long_file.writelines(text + "\n" for text in long)
             words = [sum(len(text.split()) for text in texts) for texts in (short, long)]
             sys.stderr.write(f"{name}: {len(short):,} short ({words[0]:,} words), {len(long):,} long ({words[1]:,})\n")
+    with lzma.open(out / "pairs.txt.xz", "wt") as file:
+        for name in SHARES:
+            if name.endswith(".jsonl") and "anchor" in json.loads(next(lines(corpus / f"{name}.zst"))):
+                file.writelines(pairs(corpus / f"{name}.zst"))
 
 
 if __name__ == "__main__":

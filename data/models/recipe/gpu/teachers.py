@@ -1,4 +1,4 @@
-"""Both teachers as functions of token ids, BERT (Devlin et al. 2019) and MPNet (Song et al. 2020): the layers needed.
+"""Both teachers as functions of token ids, BERT (Devlin et al. 2019) and MPNet (Song et al. 2020).
 
 Letters: B texts, T tokens, D width, H heads.
 """
@@ -38,11 +38,11 @@ class Shape:
     norm_eps: float = 1e-12
 
 
-MINILM, MPNET = Shape(num_layers=6), Shape(num_layers=5, norm_eps=1e-5)
+MINILM, MPNET = Shape(num_layers=6), Shape(num_layers=12, norm_eps=1e-5)
 
 
 class Teacher:
-    """The first layers of a BERT or MPNet."""
+    """The layers of a BERT or MPNet."""
 
     def __init__(self, folder: Path, shape: Shape, *, device: torch.device, dtype: torch.dtype) -> None:
         """Load a Hugging Face folder. Matrices are rounded to 255 steps a row: cosines to unrounded ones are .9995."""
@@ -69,8 +69,8 @@ class Teacher:
         return {**parts, "project": tuple(torch.cat(each) for each in joined)}
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Return the last of the layers, (B, T, D), for BERT's ids (B, T) and lengths (B,)."""
+    def __call__(self, ids: Tensor, lengths: Tensor, *, num_layers: int | None = None) -> list[Tensor]:
+        """Return the layers' outputs, (B, T, D) each, for BERT's ids (B, T) and lengths (B,)."""
         texts, width = ids.shape
         real = torch.arange(width, device=ids.device) < lengths[:, None]  # (B, T)
         ids = ids * real
@@ -85,9 +85,10 @@ class Teacher:
             bias = bias + self.relative[distance_buckets(width, ids.device)].permute(2, 0, 1)  # (B, H, T, T)
         bias = bias.expand(texts, self.shape.num_heads, width, width)
         hidden = self._normed(self.table[ids] + self.positions[:width], self.norm)
-        for layer in self.layers:
-            hidden = self._through(layer, hidden, bias)
-        return hidden
+        states = [hidden]
+        for layer in self.layers[:num_layers]:
+            states.append(self._through(layer, states[-1], bias))
+        return states
 
     def _through(self, layer: dict[str, tuple[Tensor, Tensor]], hidden: Tensor, bias: Tensor) -> Tensor:
         texts, width, size = hidden.shape
