@@ -141,6 +141,7 @@ def test_tokens_of_pairs_stand_row_by_row(recipe, tiny_tokenizer, tmp_path, monk
     vocabulary = Tokenizer.from_file(file)
     assert vocabulary.decode(anchors["ids"].tolist()).replace(" ##", "") == "the old farmer"
     assert vocabulary.decode(positives["ids"].tolist()).replace(" ##", "").startswith("the bank lent money")
+    assert [len(side["lengths"]) for side in tokens.read_pairs(["Rain fell."])] == [0, 0]
 
 
 def test_what_the_context_adds_is_the_difference_from_the_mean_of_the_form(recipe):

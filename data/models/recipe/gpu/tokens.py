@@ -96,9 +96,9 @@ def cloze(text: str) -> tuple[str, str] | None:
 def read_pairs(texts: list[str]) -> tuple[Arrays, Arrays]:
     """Return the tokens of anchors and of positives, of the pairs that are kept."""
     pairs = [tuple(text.split("\t")) if "\t" in text else cloze(text) for text in texts]
+    found = [pair for pair in pairs if pair is not None]
     sides = [
-        rows(side, longest)
-        for side, longest in zip(zip(*filter(None, pairs), strict=True), (ANCHOR_LENGTH, SIZES["long"][1]), strict=True)
+        rows([pair[side] for pair in found], longest) for side, longest in enumerate((ANCHOR_LENGTH, SIZES["long"][1]))
     ]
     kept = sides[0][2] & sides[1][2]
     first, second = (flat(ids, teacher_ids, kept) for ids, teacher_ids, *_ in sides)
