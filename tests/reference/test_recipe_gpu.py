@@ -17,12 +17,13 @@ FOLDER = Path(__file__).parents[2] / "data" / "models" / "recipe" / "gpu"
 @pytest.fixture
 def recipe(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
+    import chunks
     import follow
     import teachers
     import tokens
 
-    yield {"follow": follow, "teachers": teachers, "tokens": tokens}
-    for name in ("follow", "teachers", "tokens"):
+    yield {"chunks": chunks, "follow": follow, "teachers": teachers, "tokens": tokens}
+    for name in ("chunks", "follow", "teachers", "tokens"):
         del sys.modules[name]
 
 
@@ -110,9 +111,9 @@ def test_texts_that_share_a_form_stand_together(recipe, tmp_path):
     arrays = {"ids": np.zeros(1200, np.uint16), "lengths": many, "teacher_ids": np.zeros(1200, np.uint16)}
     arrays |= {"teacher_lengths": many, "counts": np.ones(200, np.int32), "places": np.ones((200, 4), np.uint8)}
     np.savez(tmp_path / "short.npz", **arrays, forms=forms)
-    texts = recipe["follow"].Texts(tmp_path / "short.npz", torch.device("cpu"))
-    chunks = texts.chunks(60, seed=1, by_form=True)
-    epoch = [next(chunks) for _ in range(20)]
+    texts = recipe["chunks"].Texts(tmp_path / "short.npz", torch.device("cpu"))
+    dealt = texts.chunks(60, seed=1, by_form=True)
+    epoch = [next(dealt) for _ in range(20)]
     assert sorted(np.concatenate(epoch).tolist()) == list(range(200))
     assert all(len(set(forms[chunk].tolist())) == 1 for chunk in epoch)
     assert all(len(set(forms[next(texts.chunks(60, seed=seed))].tolist())) > 1 for seed in range(5))
