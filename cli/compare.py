@@ -197,6 +197,8 @@ def compare(
     opened = open_corpus(corpus, reading) if corpus else None
     if measure:
         refuse_idle(OF_USES, "with --measure")
+    if measure == "why":
+        refuse_idle(("static", "no_static"), "with --measure why")
     if output_format in ("jsonl", "csv"):
         refuse_mixture()
     usages = []

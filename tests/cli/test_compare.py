@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from pathlib import Path
@@ -322,19 +321,6 @@ def test_wish_that_cannot_be_met_is_one_line(
     assert message in compared(run, RIVER, "-m", model, "--no-static", *options, code=code).stderr
 
 
-@pytest.mark.parametrize(
-    "options",
-    ["--html p.html", "--why", "--layers all", "--swap a=b", "--senses s", "--word a", "--nearest 3", "--raw",
-     "--max-uses 3"],
-)  # fmt: skip
-@pytest.mark.parametrize("measure", ["reliability", "why"])
-def test_what_is_asked_of_uses_is_refused_where_the_sets_that_ship_are_measured(
-    run: Run, measure: str, options: str
-) -> None:
-    outcome = run("compare", "--measure", measure, *options.split(), "-m", "no-model", code=2)
-    assert f"{options.split()[0]} does nothing with --measure" in outcome.stderr
-
-
 def test_rows_of_different_kinds_are_refused_before_anything_is_computed(run: Run, tmp_path: Path) -> None:
     arguments = ["compare", RIVER, "-m", "no-model", "--html", "page.html", "--format", "jsonl"]
     outcome = run(*arguments, "--swap", "river=loan", "--senses", "kept", code=2)
@@ -375,66 +361,6 @@ def test_json_has_the_calibrated_scale_beside_the_raw_one(run: Run, model: Path,
     order = np.argsort(contextual.ravel())
     assert (np.diff(percentile.ravel()[order]) >= 0).all()
     np.testing.assert_allclose(record["static_probability"], 0.5, atol=0.05)  # it cannot tell
-
-
-def test_reliability_is_measured_on_the_other_half(run: Run, model: Path, static: Path) -> None:
-    record = run("compare", "--measure", "reliability", "-m", model, "--static", static, "--format", "json").json
-    encoder, lookup = record["results"]
-    assert (encoder["system"], lookup["system"]) == ("model", "static")
-    assert (encoder["fitted_on"], encoder["measured_on"]) == ("word_in_context dev", "word_in_context test")
-    assert encoder["pairs"] == sum(each["pairs"] for each in encoder["bins"]) == 864
-    assert 0 <= encoder["expected_calibration_error"] < 0.5
-    assert lookup["accuracy"] == pytest.approx(0.5, abs=0.02)
-    table = run("compare", "--measure", "reliability", "-m", model, "--no-static").stdout
-    assert table.startswith("fitted on word_in_context dev, measured on word_in_context test")
-
-
-# Where uses come from
-
-
-def test_uses_of_a_file_are_read_by_place_by_word_or_by_mark(run: Run, tmp_path: Path, model: Path) -> None:
-    rows = [
-        {"text": "a bank by a bank", "start": 12, "end": 16},
-        {"text": "the cell divides", "word": "cell"},
-        {"text": "the [bank] lent money"},
-    ]
-    (tmp_path / "uses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "uses.csv").write_text("text,word,start,end\na bank by a bank,,12,16\nthe cell divides,cell,,\n")
-    (tmp_path / "uses.txt").write_text("a bank by a [bank]\nthe [cell] divides\n")
-    wanted = [("bank", 12), ("cell", 4), ("bank", 4)]
-    for name, number in (("uses.jsonl", 3), ("uses.csv", 2), ("uses.txt", 2)):
-        record = compared(run, "--file", name, "-m", model, "--no-static", "--format", "json").json
-        assert [(use["word"], use["start"]) for use in record["uses"]] == wanted[:number]
-
-
-def test_row_of_a_file_that_names_no_word_is_refused_by_its_place(run: Run, tmp_path: Path, model: Path) -> None:
-    (tmp_path / "uses.txt").write_text("the [bank]\nno mark\n")
-    assert "error: uses:2: 0 words are marked" in compared(run, "--file", "uses.txt", "-m", model, code=1).stderr
-    (tmp_path / "uses.jsonl").write_text('{"text": "a bank", "start": 2, "end": 9}\n')
-    message = "row uses:1 has its word at 2 to 9 of a text of 6 characters: count characters from 0, the end exclusive"
-    assert message in compared(run, "--file", "uses.jsonl", "-m", model, code=1).stderr
-
-
-def test_uses_are_found_in_a_corpus_and_sampled_by_seed(run: Run, sample: Path, model: Path) -> None:
-    def found(*options: str) -> tuple[list[str], str]:
-        arguments = ["--corpus", sample, "--word", "Bank", *options, "-m", model, "--no-static", "--format", "json"]
-        outcome = compared(run, *arguments)
-        for use in outcome.json["uses"]:
-            assert use["word"].casefold() == "bank"
-        return [use["text"] for use in outcome.json["uses"]], outcome.stderr
-
-    (few, said), (again, _), (other, _) = (found("--max-uses", "3", *more) for more in ([], [], ["--seed", "5"]))
-    assert len(few) == 3
-    assert few == again != other
-    assert re.match(r"3 of the \d+ documents with 'Bank', drawn with seed 1\n", said)
-    everything, _ = found("--max-uses", "500")
-    assert set(few) | set(other) <= set(everything)
-
-
-def test_word_that_the_corpus_has_not_is_refused(run: Run, sample: Path, model: Path) -> None:
-    outcome = compared(run, "--corpus", sample, "--word", "quagga", "-m", model, "--no-static", code=1)
-    assert "the word 'quagga' does not occur in the corpus" in outcome.stderr
-    assert "nothing to compare: give uses" in run("compare", "-m", model, code=2).stderr
 
 
 # On a terminal
