@@ -64,9 +64,9 @@ for _command in (*QUALITY, scaling):
 @click.option(
     "--against",
     "peers",
-    type=click.Choice(["transformers-eager", "transformers-sdpa"]),
+    type=click.Choice(["transformers-eager", "transformers-sdpa", "ctxembed-all-tokens"]),
     multiple=True,
-    help="transformers' Trainer with BertForMaskedLM and this attention, repeatable.",
+    help="transformers' Trainer with BertForMaskedLM and this attention, or our own with no token dropped; repeatable.",
 )
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True, help="Size of the model."

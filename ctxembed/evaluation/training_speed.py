@@ -18,7 +18,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxembed.config import NEW_ENCODER, PRESETS, EncoderConfig, PoolingConfig, TrainingConfig, check, from_mapping
+from ctxembed.config import (
+    NEW_ENCODER,
+    NEW_MASKING,
+    PRESETS,
+    EncoderConfig,
+    PoolingConfig,
+    TrainingConfig,
+    check,
+    from_mapping,
+)
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.device import choose_dtype
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
@@ -34,7 +43,8 @@ HELD_OUT_ROWS = 512
 PROFILED_FROM, PROFILED_STEPS, PROFILED_OPERATIONS = 10, 3, 15
 
 Rows = NDArray[np.int32]
-Peer = Literal["transformers-eager", "transformers-sdpa"]
+Peer = Literal["transformers-eager", "transformers-sdpa", "ctxembed-all-tokens"]
+"""The last one is our own, every token through every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +124,7 @@ def compare_training(
         rows: int32 (N, T), all full.
         tokenizer: Of the rows.
         trial: What is done.
-        peers: Beside our Trainer.
+        peers: Beside our Trainer with its defaults.
         tell: Called with a line after each run.
 
     Raises:
@@ -123,9 +133,13 @@ def compare_training(
     order = np.random.default_rng(trial.seed).permutation(len(rows))
     held_out, training = rows[order[:HELD_OUT_ROWS]], rows[order[HELD_OUT_ROWS:]]
     contenders: dict[str, Callable[[TrainingTrial], _RunFigures]] = {
-        "ctxembed": partial(_ours, training, held_out, tokenizer),
-        **{peer: partial(_theirs, peer, training, held_out, tokenizer) for peer in peers},
+        "ctxembed": partial(_ours, NEW_MASKING, training, held_out, tokenizer)
     }
+    for peer in peers:
+        if peer == "ctxembed-all-tokens":
+            contenders[peer] = partial(_ours, {}, training, held_out, tokenizer)
+        else:
+            contenders[peer] = partial(_theirs, peer, training, held_out, tokenizer)
     seen: dict[str, list[_RunFigures]] = {name: [] for name in contenders}
     for repeat in range(trial.repeats):
         for name, contend in contenders.items():
@@ -170,7 +184,9 @@ def _shape(trial: TrainingTrial, tokenizer: SubwordTokenizer, width: int) -> Enc
     return from_mapping(EncoderConfig, {**fields, **NEW_ENCODER, **PRESETS[trial.preset]})
 
 
-def _ours(training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: TrainingTrial) -> _RunFigures:
+def _ours(
+    dropping: dict[str, Any], training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: TrainingTrial
+) -> _RunFigures:
     """Run our Trainer once."""
     import torch
 
@@ -194,7 +210,7 @@ def _ours(training: Rows, held_out: Rows, tokenizer: SubwordTokenizer, trial: Tr
         max_length=training.shape[1],
     )
     with tempfile.TemporaryDirectory() as folder:
-        masking = MaskingConfig(mask_fraction=MASK_FRACTION)
+        masking = MaskingConfig(mask_fraction=MASK_FRACTION, **dropping)
         objective = MaskedLanguageModelling(TokenRows.from_lists(list(training)), tokenizer, config=masking)
         trainer = Trainer(model, [Part(objective)], config=config, folder=Path(folder))
         trainer.fit(report=lambda metrics: clock.tick(int(metrics["step"])))

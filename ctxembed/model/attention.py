@@ -95,7 +95,10 @@ def rotary_angles(length: int, width: int, *, device: torch.device | None = None
 
 
 def rotate(vectors: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (i, i + K/2) of each vector (..., T, K) by the angle of its position; lengths are kept."""
+    """Turn the pairs (i, i + K/2) of each vector (..., T, K) by the angle of its position; lengths are kept.
+
+    The angles are cosine and sine, broadcastable to (..., T, K/2).
+    """
     cosine, sine = (part.to(vectors.dtype) for part in angles)
     first, second = vectors.chunk(2, dim=-1)  # (..., T, K/2) each
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
@@ -141,7 +144,7 @@ class MultiHeadAttention(nn.Module):
             hidden: (B, T, D), the tokens that ask.
             context: (B, S, D), the tokens that answer; None for self-attention.
             mask: Boolean, broadcastable to (B, H, T, S), true where a query may look.
-            angles: Rotary positions, applied to queries and keys.
+            angles: Rotary positions, applied to queries and keys: cosine and sine, (T, K/2) each, or (B, 1, T, K/2).
             need_weights: Return the weights too, by the written-out path.
             only: int64 (M,), the only tokens to give, counted through the rows; None for all.
 

@@ -1,6 +1,7 @@
 """The Transformer encoder: a stack of self-attention and feed-forward layers, and the masked-word head.
 
-Letters: B batch, T tokens, D hidden width, H heads, V vocabulary, M masked positions.
+Letters: B batch, T tokens, D hidden width, H heads, K head width, V vocabulary, M masked positions, K' kept tokens of
+a row.
 Source: Vaswani et al. 2017, section 3.1; Devlin et al. 2019 for the head.
 """
 
@@ -32,6 +33,20 @@ class EncoderOutput:
     def last(self) -> Tensor:
         """Token vectors of the last layer, (B, T, D)."""
         return self.hidden_states[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTokens:
+    """Of each row the tokens that go through all layers."""
+
+    places: Tensor
+    """int64 (B, K'), all different within a row. Those beyond a row's own number are padding: any other tokens."""
+    lengths: Tensor
+    """int64 (B,), how many of them are meant, at least 1."""
+
+    def to(self, device: torch.device) -> KeptTokens:
+        """Return the same on a device."""
+        return KeptTokens(self.places.to(device), self.lengths.to(device))
 
 
 class EncoderLayer(nn.Module):
@@ -106,22 +121,45 @@ class TransformerEncoder(nn.Module):
             states[-1] = self._end(states[-1])
         return EncoderOutput(tuple(states), tuple(attentions))
 
-    def at(self, token_ids: Tensor, positions: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def at(
+        self, token_ids: Tensor, positions: Tensor, lengths: Tensor | None = None, *, kept: KeptTokens | None = None
+    ) -> Tensor:
         """Encode a batch for the sake of some of its tokens: no other one goes through the last feed-forward part.
 
         Args:
             token_ids: As in ``forward``.
             positions: int64 (M,), tokens counted through the rows.
             lengths: As in ``forward``.
+            kept: Tokens that go through all layers; the others pass by all but the first and the last one (Hou et al.
+                2022, "Token Dropping for Efficient BERT Pretraining"). None keeps all.
 
         Returns:
-            What ``forward(...).last`` holds at the positions, (M, D).
+            What ``forward(...).last`` holds at the positions, (M, D), if all are kept.
         """
         hidden, mask, angles = self._begin(token_ids, lengths)
-        for layer in self.layers[:-1]:
-            hidden, _ = layer(hidden, mask=mask, angles=angles)
+        if kept is None or len(self.layers) < 3:
+            for layer in self.layers[:-1]:
+                hidden, _ = layer(hidden, mask=mask, angles=angles)
+        else:
+            hidden, _ = self.layers[0](hidden, mask=mask, angles=angles)
+            hidden = self._middle(hidden, kept, angles)
         hidden, _ = self.layers[-1](hidden, mask=mask, angles=angles, only=positions)
         return self._end(hidden)
+
+    def _middle(self, hidden: Tensor, kept: KeptTokens, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Let the kept ones of the tokens (B, T, D) go through the middle layers, among themselves; (B, T, D)."""
+        rows, width = hidden.shape[:2]
+        flat = (kept.places + width * torch.arange(rows, device=hidden.device)[:, None]).flatten()  # (B K')
+        real = padding_mask(kept.lengths, kept.places.size(1))  # (B, 1, 1, K')
+        mask = None if bool(real.all()) else real
+        if angles is not None:
+            angles = angles[0][kept.places][:, None], angles[1][kept.places][:, None]  # (B, 1, K', K/2) each
+        tokens = hidden.flatten(0, 1)  # (B T, D)
+        part = tokens.index_select(0, flat).view(rows, -1, hidden.size(2))  # (B, K', D)
+        for layer in self.layers[1:-1]:
+            part, _ = layer(part, mask=mask, angles=angles)
+        real = real.flatten()
+        return tokens.index_copy(0, flat[real], part.flatten(0, 1)[real]).view_as(hidden)
 
     def _begin(
         self, token_ids: Tensor, lengths: Tensor | None

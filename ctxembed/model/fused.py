@@ -29,7 +29,7 @@ def fused_self_attention(
         projected: (B, T, 3 D): queries, keys and values side by side.
         num_heads: H; D is a multiple of it.
         mask: Boolean, broadcastable to (B, H, T, T), true where a query may look.
-        angles: Rotary positions, cosine and sine (T, K/2) each.
+        angles: Rotary positions, cosine and sine: (T, K/2) each, or (B, 1, T, K/2) where rows have their own.
 
     Returns:
         (B, T, D), heads joined.
@@ -46,10 +46,16 @@ def fused_self_attention(
 
 
 def _turns(angles: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
-    """Write scaling and rotation as one matrix (2, T, K, K) for each of Q and K and each position, from the right.
+    """Write scaling and rotation of Q and K down.
 
-    A product with it is done in half the time of the elementwise passes that it stands for.
+    Where all rows have the same positions, as one matrix for each position, from the right: a product with it is
+    done in half the time of the elementwise passes that it stands for.
+
+    Returns:
+        (2, T, K, K); or cosine and sine, (2, 2, B, 1, T, K/2), where rows have positions of their own.
     """
+    if angles[0].ndim > 2:
+        return torch.stack([table.to(scale.dtype) * scale[:, None, None, None, None] for table in angles])
     length, half = angles[0].shape
     cosine, sine = (table.to(scale.dtype) * scale[:, None, None] for table in angles)  # (2, T, K/2) each
     turns = scale.new_zeros(2, length, 2 * half, 2 * half)
@@ -91,16 +97,27 @@ class _SelfAttention(torch.autograd.Function):
         of_pair = torch.stack((torch.bmm(of_scores, key), torch.bmm(of_scores.transpose(1, 2), query)))
         result = gradient.new_empty(batch, length, 3, heads, width)
         parts = result.permute(2, 0, 3, 1, 4)  # (3, B, H, T, K)
-        back = None if turns is None else turns.transpose(-2, -1)
+        back = None if turns is None else _turned_back(turns)
         _lay_out(of_pair.view(2, batch, heads, length, width), back, scale, parts[:2])
         parts[2].copy_(torch.bmm(weights.transpose(1, 2), gradient).view(batch, heads, length, width))
         return result.view(batch, length, -1), None, None, None, None
+
+
+def _turned_back(turns: Tensor) -> Tensor:
+    """Return the transpose of what turns do: the same scale, the other way round."""
+    return turns.transpose(-2, -1) if turns.ndim == 4 else torch.stack((turns[0], -turns[1]))
 
 
 def _lay_out(source: Tensor, turns: Tensor | None, scale: Tensor, target: Tensor) -> None:
     """Write queries and keys (2, B, H, T, K), scaled and, with turns, rotated, to where they are needed."""
     if turns is None:
         torch.mul(source, scale[:, None, None, None, None], out=target)
+        return
+    if turns.ndim > 4:
+        cosine, sine = turns  # (2, B, 1, T, K/2) each
+        (first, second), (to_first, to_second) = source.chunk(2, dim=-1), target.chunk(2, dim=-1)
+        torch.mul(first, cosine, out=to_first).addcmul_(second, sine, value=-1)
+        torch.mul(second, cosine, out=to_second).addcmul_(first, sine)
         return
     pair, batch, heads, length, width = source.shape
     by_position = source.permute(0, 3, 1, 2, 4).reshape(pair * length, batch * heads, width)

@@ -20,6 +20,7 @@ from typing import Any
 
 from ctxembed.config import (
     NEW_ENCODER,
+    NEW_MASKING,
     PRESETS,
     DecoderConfig,
     EncoderConfig,
@@ -141,6 +142,10 @@ def recipe_from_mapping(mapping: Mapping[str, Any], *, around: Surroundings) -> 
     )
     tables = [from_mapping(ObjectiveTable, entry) for entry in entries]
     tables = [replace(table, teacher=_teacher(table.teacher, around.base)) for table in tables]
+    if not mapping.get("model", {}).get("from"):
+        tables = [
+            replace(each, config={**NEW_MASKING, **each.config}) if each.kind == "mlm" else each for each in tables
+        ]
     made = [_plan(table, training=training, around=around) for table in tables]
     documents = next((documents for _, documents in made if documents is not None), None)
     start = _start(mapping, documents, needs_decoder=any(table.kind == "denoise" for table in tables), around=around)

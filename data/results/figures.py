@@ -191,26 +191,40 @@ def layers() -> Rows:
     return table
 
 
+LEARNED: dict[str, tuple[str, str]] = {
+    "STS-B dev": ("stsb", "spearman"),
+    "SICK dev": ("sick", "spearman"),
+    "WiC dev": ("wic", "accuracy"),
+    "MCL-WiC dev": ("mcl_wic_en", "accuracy"),
+    "Cranfield nDCG@10": ("cranfield", "nDCG@10"),
+    "shipped pairs": ("word_in_context", "accuracy"),
+}
+
+
 def objectives() -> Rows:
     """What each mixture of objectives learns in the same time; half the range of several seeds behind the mean."""
-    tasks = {
-        "STS-B dev": ("stsb", "spearman"),
-        "SICK dev": ("sick", "spearman"),
-        "WiC dev": ("wic", "accuracy"),
-        "MCL-WiC dev": ("mcl_wic_en", "accuracy"),
-        "Cranfield nDCG@10": ("cranfield", "nDCG@10"),
-        "shipped pairs": ("word_in_context", "accuracy"),
-    }
     runs = defaultdict(list)
     for path in sorted((HERE / "objectives").glob("*.json")):
         runs[path.stem.rpartition("-")[0] or path.stem].append(results(f"objectives/{path.stem}"))
-    table = [["mixture", "seeds", "steps", "tokens, M", "own held-out loss", *tasks]]
-    for name, members in runs.items():
-        found = [{(row["task"], row["metric"]): row["value"] for row in run["results"]} for run in members]
-        cells = [str(len(members)), str(members[0]["steps"]), f"{members[0]['tokens_seen'] / 1e6:.1f}"]
-        cells.append(_mean([run["held_out"]["eval_loss"] for run in members]))
-        table.append([name, *cells, *(_mean([run[key] for run in found]) for key in tasks.values())])
+    table = [["mixture", "seeds", "steps", "tokens, M", "own held-out loss", *LEARNED]]
+    return [*table, *([name, str(len(members)), *_learned(members)] for name, members in runs.items())]
+
+
+def dropping() -> Rows:
+    """What masked words teach in the same time with and without tokens that pass by the middle layers."""
+    table = [["begins with", "dropped", "steps", "tokens, M", "held-out loss", *LEARNED]]
+    for start, name in (("new", "nothing"), ("field", "the model that ships")):
+        for share in ("0.0", "0.5"):
+            table.append([name, "half" if float(share) else "none", *_learned([results(f"dropping/{start}-{share}")])])
     return table
+
+
+def _learned(runs: list[dict[str, Any]]) -> list[str]:
+    """Return steps, millions of tokens, held-out loss and development scores of the runs of one row."""
+    found = [{(row["task"], row["metric"]): row["value"] for row in run["results"]} for run in runs]
+    cells = [str(runs[0]["steps"]), f"{runs[0]['tokens_seen'] / 1e6:.1f}"]
+    cells.append(_mean([run["held_out"]["eval_loss"] for run in runs]))
+    return [*cells, *(_mean([run[task] for run in found]) for task in LEARNED.values())]
 
 
 def _mean(values: list[float]) -> str:
@@ -360,7 +374,7 @@ def _kinds(file: str) -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     table.__name__: table
-    for table in (headline, stages, words, layers, senses, pairs, texts, objectives)
+    for table in (headline, stages, words, layers, senses, pairs, texts, objectives, dropping)
     + (reliability, why, planted, groups, groups_found, speed, adapted, kinds_at_a_million, kinds_at_a_hundred_thousand)
 }
 

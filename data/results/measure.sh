@@ -158,7 +158,7 @@ filling() { # what equal bits in any company cost `embed`: rows of blocks withou
 embeddings() { # what it buys to begin the embedding layer with Word2Vec: held-out masked-word loss after equal steps
   for start in chance word2vec; do
     rm -rf "$RUN/embeddings-$start"
-    ctxembed train mlm "$CORPUS/openstax.txt.zst" -o "$RUN/embeddings-$start" --max-documents 40000 --tokenizer "$encoder" --max-steps 150 --eval-every 50 \
+    ctxembed train mlm "$CORPUS/openstax.txt.zst" -o "$RUN/embeddings-$start" --max-documents 40000 --tokenizer "$encoder" --max-steps 150 --eval-every 50 --drop-fraction 0 \
       --seed 1 $([ $start = word2vec ] && echo --init-embeddings "$static")
     grep eval_loss "$RUN/embeddings-$start/metrics.jsonl" | sed "s/^{/{\"start\": \"$start\", /"
   done > "$here/embeddings.jsonl"
@@ -278,6 +278,25 @@ notes = json.load(open(training))
 kept = {name: notes.get(name) for name in ("steps", "tokens_seen", "seed", "budget", "held_out", "environment")}
 json.dump({**kept, "results": rows}, open(out, "w"), indent=2)
 PY
+}
+
+dropping() { # what it buys that half of the tokens pass by the middle layers: BUDGET seconds, a core each and at once, from nothing; a third of it from the model that ships, on the text of a field
+  local budget=${BUDGET:-1500} out="$RUN/dropping" drop core name
+  local texts=("$CORPUS/wikipedia_core-00.txt.zst" "$CORPUS/books-00.txt.zst" "$CORPUS/openstax.txt.zst" "$CORPUS/us_gov_web.txt.zst")
+  mkdir -p "$out" "$RUN/objectives" "$here/dropping"
+  for name in new field; do
+    core=0
+    for drop in 0.0 0.5; do
+      local how=(--tokenizer "$encoder" --whole-words --max-documents 80000 --budget "$budget")
+      [ $name = new ] || how=(--from "$encoder" --learning-rate 2e-4 --budget "$((budget / 3))")
+      [ $name = new ] || texts=("$CORPUS/craft_pmc.txt.zst")
+      rm -rf "$out/$name-$drop"
+      taskset -c $core ctxembed train mlm "${texts[@]}" -o "$out/$name-$drop" --drop-fraction $drop "${how[@]}" --threads 1 --eval-every 50 --seed 1 &
+      core=1
+    done
+    wait
+    for drop in 0.0 0.5; do score "$out/$name-$drop" "../dropping/$name-$drop"; done
+  done
 }
 
 adapt() { # the model of STAGES/averaged (as for `stages`) goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest

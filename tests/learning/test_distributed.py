@@ -41,7 +41,7 @@ TEXTS = [
     for thing in ("a bass", "the old crane", "spring")
     for place in ("bank", "river", "plant", "train")
 ]
-SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 24, "max_length": 16, "dropout": 0.0}
+SHAPE = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 24, "max_length": 16, "dropout": 0.0}
 LIMITS = {"max_steps": 3, "max_length": 16, "learning_rate": 3e-3, "seed": 5, "eval_every": 3, "save_every": 2}
 CASES = {"whole": {"batch_tokens": 288}, "in pieces": {"batch_tokens": 288, "accumulation": 2}}
 ROWS = (2, 3)
@@ -77,7 +77,10 @@ def trainer_of(folder: Path, **changes: Any) -> Trainer:
         counts=PairCounts(),
     )
     parts = (
-        Part(MaskedLanguageModelling(store, tokens, config=MaskingConfig(mask_fraction=0.4)), share=2.0),
+        Part(
+            MaskedLanguageModelling(store, tokens, config=MaskingConfig(mask_fraction=0.4, drop_fraction=0.5)),
+            share=2.0,
+        ),
         Part(Contrastive(pairs, pad_id=tokens.pad_id, config=ContrastiveConfig(temperature=0.5)), weight=0.5),
     )
     return Trainer(model, parts, config=TrainingConfig(**{**LIMITS, **changes}), folder=folder)

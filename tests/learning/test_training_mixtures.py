@@ -77,7 +77,7 @@ def test_the_gradient_of_a_mixture_is_the_weighted_sum_of_its_parts(
         asked = [(items, seed) for each, items, seed in pieces if each == number]
         tokens = [int(part.objective.costs[items].sum()) for items, _ in asked]
         for (items, seed), cost in zip(asked, tokens, strict=True):
-            loss = part.objective(own, part.objective.prepare(items, seed=seed))
+            loss = part.objective.train()(own, part.objective.prepare(items, seed=seed))
             total = total + part.weight * cost / sum(tokens) * loss.value
     gradients = torch.autograd.grad(total, list(initial.parameters()))
     assert line["loss"] == pytest.approx(total.item(), rel=1e-5)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import ctxembed.training.trainer
-from ctxembed.config import EncoderConfig, PoolingConfig, TrainingConfig
+from ctxembed.config import NEW_MASKING, EncoderConfig, PoolingConfig, TrainingConfig
 from ctxembed.model.checkpoint import Checkpoint
 from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
 from ctxembed.training.batches import chunk_texts
@@ -56,7 +56,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(tokenizer: SubwordTokenizer, *, dropout: float = 0.1, **shape: Any) -> Checkpoint:
-    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_length": 16}
+    sizes = {"hidden_size": 16, "num_layers": 3, "num_heads": 2, "intermediate_size": 32, "max_length": 16}
     config = EncoderConfig(**{**sizes, "vocab_size": len(tokenizer), "dropout": dropout, **shape})
     torch.manual_seed(5)
     encoder, head = TransformerEncoder(config), MaskedWordHead(config)
@@ -67,7 +67,7 @@ def masked(
     tokenizer: SubwordTokenizer, texts: Sequence[str] = TEXTS, kind: type[MaskedLanguageModelling] | None = None
 ) -> MaskedLanguageModelling:
     store = chunk_texts(texts, tokenizer, max_length=16)
-    return (kind or MaskedLanguageModelling)(store, tokenizer, config=MaskingConfig())
+    return (kind or MaskedLanguageModelling)(store, tokenizer, config=MaskingConfig(**NEW_MASKING))
 
 
 def trainer_of(

@@ -25,6 +25,7 @@ from ctxembed.evaluation.training_speed import (
 )
 from ctxembed.runtime import data_directory
 from ctxembed.training.batches import TokenRows, chunk_texts
+from ctxembed.training.objectives.mlm import MaskedLanguageModelling
 
 if TYPE_CHECKING:
     from ctxembed.tokenizer import SubwordTokenizer
@@ -136,3 +137,19 @@ def test_all_compute_in_the_format_of_our_trainer(
         assert each.profile
     assert ours.parameters == pytest.approx(theirs.parameters, rel=0.1)
     assert [line.split(":")[0] for line in said] == ["ctxembed, run 1", "transformers-eager, run 1"]
+
+
+def test_our_trainer_without_dropped_tokens_is_a_contender_of_its_own(
+    rows: Rows, tiny_tokenizer: SubwordTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, dropping = MaskedLanguageModelling.prepare, []
+
+    def noted(task: MaskedLanguageModelling, *args: Any, **options: Any) -> Any:
+        dropping.append(task.config.drop_fraction)
+        return prepare(task, *args, **options)
+
+    monkeypatch.setattr(MaskedLanguageModelling, "prepare", noted)
+    ours, whole = compare_training(rows, tiny_tokenizer, trial=TRIAL, peers=["ctxembed-all-tokens"], tell=[].append)
+    assert (ours.system, whole.system) == ("ctxembed", "ctxembed-all-tokens")
+    assert ours.parameters == whole.parameters
+    assert set(dropping) == {0.5, 0.0}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctxembed.config import EncoderConfig
 from ctxembed.errors import InvalidInputError
-from ctxembed.model.encoder import MaskedWordHead, TransformerEncoder
+from ctxembed.model.encoder import KeptTokens, MaskedWordHead, TransformerEncoder
 
 BASE = EncoderConfig(
     vocab_size=40, hidden_size=16, num_layers=3, num_heads=2, intermediate_size=24, max_length=12, dropout=0.0
@@ -163,3 +163,54 @@ def test_some_tokens_alone_equal_those_of_all_and_so_do_their_gradients(config: 
     assert len(gradients[0]) == len(gradients[1]) > 10
     for ours, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+
+def at_with_masks(encoder: TransformerEncoder, ids: Tensor, positions: Tensor, kept: KeptTokens) -> Tensor:
+    """What ``at`` gives with dropped tokens, by all tokens and masks that hide the dropped ones from the kept ones."""
+    hidden, mask, angles = encoder._begin(ids, LENGTHS)
+    hidden, _ = encoder.layers[0](hidden, mask=mask, angles=angles)
+    chosen = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, (places, count) in enumerate(zip(kept.places, kept.lengths.tolist(), strict=True)):
+        chosen[row, places[:count]] = True
+    inner = hidden
+    for layer in encoder.layers[1:-1]:
+        inner, _ = layer(inner, mask=chosen[:, None, None, :], angles=angles)
+    hidden = torch.where(chosen[..., None], inner, hidden)
+    hidden, _ = encoder.layers[-1](hidden, mask=mask, angles=angles)
+    return encoder._end(hidden).flatten(0, 1)[positions]
+
+
+@every_shape
+def test_dropped_tokens_pass_by_the_middle_layers_and_nobody_sees_them_there(config: EncoderConfig) -> None:
+    encoder, ids, positions = build(replace(config, num_layers=4)), token_ids(), torch.tensor([31, 0, 5, 20, 10])
+    places = torch.tensor([[0, 3, 5, 4], [0, 1, 2, 3], [0, 2, 1, 9], [1, 2, 6, 9]])  # of one row one, of one two
+    kept = KeptTokens(places, torch.tensor([3, 1, 2, 4]))
+    results, gradients = [], []
+    for result in (
+        encoder.at(ids, positions, LENGTHS, kept=kept),
+        at_with_masks(encoder, ids, positions, kept),
+        encoder.at(ids, positions, LENGTHS),
+    ):
+        encoder.zero_grad()
+        (result * torch.arange(16.0)).sin().sum().backward()
+        results.append(result.detach())
+        gradients.append([parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
+    assert (results[0] - results[2]).abs().max() > 1e-3
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for ours, reference in zip(*gradients[:2], strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_of_two_layers_has_none_to_pass_by() -> None:
+    encoder, ids, positions = build(replace(BASE, num_layers=2)), token_ids(), torch.tensor([31, 0])
+    kept = KeptTokens(torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, dtype=torch.int64))
+    assert torch.equal(encoder.at(ids, positions, LENGTHS, kept=kept), encoder.at(ids, positions, LENGTHS))
+
+
+def test_with_all_tokens_kept_nothing_changes() -> None:
+    encoder, ids, positions = build(BASE), token_ids(), torch.tensor([31, 0, 5, 20, 5])
+    kept = KeptTokens(torch.arange(10).expand(4, 10), LENGTHS)
+    torch.testing.assert_close(
+        encoder.at(ids, positions, LENGTHS, kept=kept), encoder.at(ids, positions, LENGTHS), atol=1e-5, rtol=0
+    )

@@ -73,9 +73,42 @@ def test_fused_attention_and_its_gradient_are_those_written_out(mask: str, posit
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_the_gradient_of_fused_attention_is_that_of_small_differences() -> None:
+def angles_of_rows(places: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Angles of rows whose tokens stand at places (B, T) of their own, (B, 1, T, K/2)."""
+    cosine, sine = rotary_angles(int(places.max()) + 1, width)
+    return cosine[places][:, None], sine[places][:, None]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_rows_may_have_positions_of_their_own(mask: str) -> None:
+    places = torch.stack(
+        [torch.randperm(20, generator=torch.Generator().manual_seed(row))[:LENGTH] for row in (1, 2, 3)]
+    )
+    projected, angles = seeded(BATCH, LENGTH, 3 * HEADS * WIDTH), angles_of_rows(places, WIDTH)
+    found = output_and_gradient(
+        lambda leaf: fused_self_attention(leaf, HEADS, mask=MASKS[mask], angles=angles), projected
+    )
+    expected = output_and_gradient(lambda leaf: written_out(leaf, MASKS[mask], angles), projected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert theirs.abs().max() > 0.1
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_equal_positions_of_all_rows_are_those_of_every_row() -> None:
+    projected = seeded(BATCH, LENGTH, 3 * HEADS * WIDTH)
+    of_rows = angles_of_rows(torch.arange(LENGTH).expand(BATCH, LENGTH), WIDTH)
+    torch.testing.assert_close(
+        fused_self_attention(projected, HEADS, angles=of_rows),
+        fused_self_attention(projected, HEADS, angles=angles_of("rotary")),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("angles", [rotary_angles(4, 2), angles_of_rows(torch.tensor([[5, 0, 2, 9]]), 2)])
+def test_the_gradient_of_fused_attention_is_that_of_small_differences(angles: tuple[Tensor, Tensor]) -> None:
     projected = seeded(1, 4, 3 * 4).requires_grad_()
-    mask, angles = padding_mask(torch.tensor([3]), 4), rotary_angles(4, 2)
+    mask = padding_mask(torch.tensor([3]), 4)
     assert torch.autograd.gradcheck(
         lambda leaf: fused_self_attention(leaf, 2, mask=mask, angles=angles), projected, atol=1e-7
     )

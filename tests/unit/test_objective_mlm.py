@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,9 +41,9 @@ def objective(
     return MaskedLanguageModelling(random_rows(tokenizer, lengths), tokenizer, config=config)
 
 
-def tiny(tokenizer: SubwordTokenizer, *, head: bool = True) -> Checkpoint:
+def tiny(tokenizer: SubwordTokenizer, *, head: bool = True, num_layers: int = 1) -> Checkpoint:
     shape = EncoderConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, dropout=0.0
+        vocab_size=len(tokenizer), hidden_size=16, num_layers=num_layers, num_heads=2, intermediate_size=24, dropout=0.0
     )
     torch.manual_seed(1)
     return Checkpoint(
@@ -207,6 +208,67 @@ def test_a_row_that_begins_inside_a_word_is_hidden_whole(tiny_tokenizer: Subword
     assert hidden_of(task.prepare(everything(task), seed=SEED)) == [list(range(1, len(ids) + 1))]
 
 
+# What is dropped on the way
+
+
+def kept_of(batch: MaskedBatch) -> list[list[int]]:
+    """The places of each row that go through all layers, without padding."""
+    assert batch.kept is not None
+    return [row[:count] for row, count in zip(batch.kept.places.tolist(), batch.kept.lengths.tolist(), strict=True)]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    st.floats(0.01, 0.99),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**31),
+)
+def test_hidden_tokens_are_kept_and_of_the_others_as_many_as_asked(
+    tiny_tokenizer: SubwordTokenizer, lengths: list[int], hidden: float, dropped: float, seed: int
+) -> None:
+    task = objective(tiny_tokenizer, lengths, MaskingConfig(mask_fraction=hidden, drop_fraction=dropped))
+    batch = task.prepare(everything(task), seed=(seed,))
+    assert batch.kept is not None
+    assert batch.kept.places.size(1) <= batch.ids.size(1)
+    assert all(len(set(row)) == len(row) for row in batch.kept.places.tolist())
+    for length, places, chosen in zip(lengths, kept_of(batch), hidden_of(batch), strict=True):
+        least = max((1 - dropped) * (length + 2), len(chosen))
+        assert min(least, length + 2) <= len(places) < least + 4
+        assert places == sorted(places)
+        assert set(chosen) <= set(places) <= set(range(length + 2))
+
+
+def test_which_tokens_are_kept_does_not_depend_on_companions(tiny_tokenizer: SubwordTokenizer) -> None:
+    task = objective(tiny_tokenizer, [30, 7, 25, 12, 19], MaskingConfig(drop_fraction=0.5))
+    together = kept_of(task.prepare(everything(task), seed=SEED))
+    apart = [kept_of(task.prepare(np.array([item]), seed=SEED))[0] for item in range(5)]
+    assert together == apart
+    assert together != kept_of(task.prepare(everything(task), seed=(4,)))
+
+
+def test_what_is_hidden_does_not_depend_on_what_is_dropped(tiny_tokenizer: SubwordTokenizer) -> None:
+    batches = []
+    for fraction in (0.0, 0.7):
+        task = objective(tiny_tokenizer, [30, 7], MaskingConfig(drop_fraction=fraction))
+        batches.append(task.prepare(everything(task), seed=SEED))
+    assert batches[0].kept is None
+    assert torch.equal(batches[0].ids, batches[1].ids)
+    assert torch.equal(batches[0].positions, batches[1].positions)
+
+
+def test_tokens_are_dropped_in_training_alone(tiny_tokenizer: SubwordTokenizer) -> None:
+    model = tiny(tiny_tokenizer, num_layers=3)
+    dropping, whole = (objective(tiny_tokenizer, [30, 14], MaskingConfig(drop_fraction=drop)) for drop in (0.5, 0.0))
+    batch = dropping.prepare(everything(dropping), seed=SEED)
+    losses = [
+        task.train(mode)(model, batch if task is dropping else replace(batch, kept=None)).value.item()
+        for task, mode in ((dropping, True), (dropping, False), (whole, True))
+    ]
+    assert losses[1] == losses[2]
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
 # The loss
 
 
@@ -284,6 +346,9 @@ def test_settings_hold_the_config_and_the_hash_of_the_rows(tiny_tokenizer: Subwo
         ({"mask_fraction": math.nan}, "mask_fraction = nan: must be between 0 and 1"),
         ({"keep_fraction": -0.1}, "must not be negative nor sum to more than 1"),
         ({"keep_fraction": 0.6, "random_fraction": 0.5}, "must not be negative nor sum to more than 1"),
+        ({"drop_fraction": 1.0}, "drop_fraction = 1.0: must be at least 0 and below 1"),
+        ({"drop_fraction": -0.1}, "drop_fraction = -0.1: must be at least 0 and below 1"),
+        ({"drop_fraction": math.nan}, "drop_fraction = nan: must be at least 0 and below 1"),
     ],
 )
 def test_impossible_shares_are_refused(values: dict[str, float], message: str) -> None:

@@ -17,6 +17,8 @@ from ctxembed.errors import CtxEmbedError, InvalidInputError, MissingInputError
 from ctxembed.model.checkpoint import load_checkpoint
 from ctxembed.model.decoder import TransformerDecoder
 from ctxembed.tokenizer import TokenizerConfig
+from ctxembed.training import plans
+from ctxembed.training.objectives.mlm import MaskingConfig
 from ctxembed.training.recipes import Recipe, Surroundings, read_recipe, recipe_from_mapping
 from ctxembed.training.start import ExistingModel, NewModel, WordTable
 
@@ -91,6 +93,18 @@ def test_sections_and_shares_are_those_written_down(base: Path) -> None:
         "reading": {"document": "paragraph"},
     }
     assert recipe.inputs == ("a.txt", "b.txt")
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("given", [{}, {"drop_fraction": 0.2}])
+def test_tokens_are_dropped_in_a_new_encoder_unless_it_is_told_otherwise(
+    base: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, float], new: bool
+) -> None:
+    seen: list[MaskingConfig] = []
+    monkeypatch.setattr(plans, "mlm", lambda _, config: seen.append(config))
+    made(base, {**MLM, "config": {"mask_fraction": 0.3, **given}}, model={} if new else {"from": str(tiny_model)})
+    expected = {"drop_fraction": 0.5 if new else 0.0, **given}
+    assert seen == [MaskingConfig(mask_fraction=0.3, **expected)]
 
 
 @pytest.mark.parametrize("kind", ["mlm", "simcse", "denoise"])
