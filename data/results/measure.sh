@@ -297,6 +297,9 @@ dropping() { # what it buys that half of the tokens pass by the middle layers: B
     wait
     for drop in 0.0 0.5; do score "$out/$name-$drop" "../dropping/$name-$drop"; done
   done
+  for name in new field; do
+    for drop in 0.0 0.5; do grep eval_loss "$out/$name-$drop/metrics.jsonl" | sed "s/^{/{\"run\": \"$name-$drop\", /"; done
+  done > "$here/dropping/curves.jsonl"
 }
 
 adapt() { # the model of STAGES/averaged (as for `stages`) goes on with pairs of a field (docs/adapt.md): alone, and with what holds the rest
